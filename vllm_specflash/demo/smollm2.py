@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MAX_POSITIONS = 8192
 
 
 def gguf_folder() -> Path:
@@ -18,7 +19,7 @@ def load_tokenizer():
     """The fast tokenizer with its chat template, read from the GGUF (about 5 s)."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(gguf_folder(), gguf_file=GGUF_FILE)
+    return AutoTokenizer.from_pretrained(gguf_folder(), gguf_file=GGUF_FILE, model_max_length=MAX_POSITIONS)
 
 
 def load_language_model():
@@ -32,5 +33,6 @@ def load_language_model():
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.bfloat16,
     )
-    model.config.name_or_path = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    # The GGUF's internal title ("Smollm2 135M 8k Lc100K Mix1 Ep2") would otherwise be saved as the model's name.
+    del model.config._model_name_or_path
     return model
