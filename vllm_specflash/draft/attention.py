@@ -1,0 +1,50 @@
+"""The draft's one attention layer: grouped KV heads, rotary positions over the compressed sequence."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vllm_specflash.draft.config import SpecFlashConfig
+
+
+def rotate(heads: Tensor, positions: Tensor, theta: float) -> Tensor:
+    """Rotary embedding in the half-split layout of Llama: heads [..., S, n, Dh], positions [..., S], same dtype out."""
+    head_dim = heads.shape[-1]
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=heads.device) / -head_dim
+    angles = positions[..., None, None] * theta**exponents
+    # The angles stay float32: bfloat16 cannot tell neighbouring positions apart beyond 256.
+    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class DraftAttention(nn.Module):
+    """Projections and rotary positions; where keys and values are kept is the caller's business."""
+
+    def __init__(self, config: SpecFlashConfig):
+        super().__init__()
+        self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim, self.rope_theta = config.head_dim, config.rope_theta
+        rows = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        # One matrix for q, k and v: at batch 1 the number of launches is the cost.
+        self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=False)
+        self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
+
+    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [..., D], draft positions [...] -> q [..., H, Dh], k and v [..., Hkv, Dh]; q and k are rotated."""
+        heads = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
+        rotated, v = heads.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=-2)
+        q, k = rotate(rotated, positions, self.rope_theta).split((self.num_heads, self.num_kv_heads), dim=-2)
+        return q, k, v
+
+    def output(self, attended: Tensor) -> Tensor:
+        """Attention result [..., H * Dh] (or [..., H, Dh]) -> [..., D]."""
+        if attended.shape[-1] == self.head_dim and attended.dim() > 1 and attended.shape[-2] == self.num_heads:
+            attended = attended.flatten(-2)
+        return self.o_proj(attended)
+
+
+def dense_causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention over whole sequences, scale Dh^-0.5: q [B, S, H, Dh], k and v [B, S, Hkv, Dh] -> [B, S, H, Dh]."""
+    q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)

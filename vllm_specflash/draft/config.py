@@ -1,0 +1,84 @@
+"""config.json of a draft checkpoint."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+VARIANTS = ("residual", "plain")
+# Shape fields that must be at least one, and those that may also be zero.
+POSITIVE = (
+    "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "semi_ar_width", "num_rounds",
+    "num_latents", "head_expansion", "target_vocab_size",
+)  # fmt: skip
+
+
+@strict
+class SpecFlashConfig(PreTrainedConfig):
+    """Shape of a draft and the target it belongs to.
+
+    Args:
+        hidden_size: D, the target's hidden size; its hidden states and embeddings are the draft's inputs.
+        num_attention_heads: query heads of the draft's one attention layer.
+        num_key_value_heads: KV heads; the target's, since the draft's KV lies in the target's paged cache.
+        head_dim: the target's, for the same reason.
+        rope_theta: base of the rotary positions, which count in the compressed sequence.
+        rms_norm_eps: epsilon of the residual variant's two norms.
+        semi_ar_width: K, tokens per draft forward.
+        num_rounds: R, draft forwards per step unless the engine is told otherwise.
+        num_latents: M, rows that an image's hidden states are pooled into.
+        head_expansion: width of the semi-AR head's hidden layer, in units of D.
+        draft_vocab_size: tokens the draft can propose, listed in the checkpoint's `d2t`; None for all of them.
+        transition_rank: rank of the term that corrects position i for the token guessed at i - 1; 0 for none.
+        variant: "residual" (residual connections and RMSNorm) or "plain" (neither: the authors' published layer).
+        target_name: the target this draft was trained for, as its config names it.
+        target_vocab_size: rows of the target's lm_head.
+
+    Raises:
+        ValueError: one sentence that names the field that is wrong.
+    """
+
+    model_type = "specflash"
+
+    hidden_size: int = 576
+    num_attention_heads: int = 9
+    num_key_value_heads: int = 3
+    head_dim: int = 64
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    semi_ar_width: int = 5
+    num_rounds: int = 1
+    num_latents: int = 16
+    head_expansion: int = 4
+    draft_vocab_size: int | None = None
+    transition_rank: int = 0
+    variant: str = "residual"
+    target_name: str = ""
+    target_vocab_size: int = 49152
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        # Checked here, not in a `validate_` hook, so that the sentence reaches the user unwrapped.
+        for field in POSITIVE:
+            if getattr(self, field) < 1:
+                raise ValueError(f"A SpecFLASH draft's {field} must be at least 1, not {getattr(self, field)}.")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"A SpecFLASH draft's variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}.")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"A SpecFLASH draft's num_attention_heads ({self.num_attention_heads}) must be a multiple of its "
+                f"num_key_value_heads ({self.num_key_value_heads})."
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"A SpecFLASH draft's head_dim must be even for rotary positions, not {self.head_dim}.")
+        if self.transition_rank < 0:
+            raise ValueError(f"A SpecFLASH draft's transition_rank must not be negative, not {self.transition_rank}.")
+        if self.draft_vocab_size is not None and not 1 <= self.draft_vocab_size <= self.target_vocab_size:
+            raise ValueError(
+                f"A SpecFLASH draft's draft_vocab_size must lie between 1 and target_vocab_size "
+                f"({self.target_vocab_size}), not {self.draft_vocab_size}."
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_draft_tokens(self) -> int:
+        """V_d: rows of the draft's lm_head."""
+        return self.draft_vocab_size or self.target_vocab_size

@@ -1,0 +1,98 @@
+"""The draft network. The target's embedding table and lm_head are shared: callers pass them in, no copy is stored."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, initialization
+
+from vllm_specflash.draft.attention import DraftAttention
+from vllm_specflash.draft.compressor import LatentCompressor
+from vllm_specflash.draft.config import SpecFlashConfig
+from vllm_specflash.draft.head import SemiARHead, Transition
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class SpecFlashDraft(PreTrainedModel):
+    """One step of drafting is `fuse` (text) or `compressor` (images), then `layer`, then `predict`.
+
+    Shapes: T positions of any leading shape, D hidden size, K semi-AR width, V_d draft vocabulary.
+    """
+
+    config_class = SpecFlashConfig
+    base_model_prefix = "draft"
+
+    def __init__(self, config: SpecFlashConfig):
+        super().__init__(config)
+        size = config.hidden_size
+        self.compressor = LatentCompressor(config.num_latents, size)
+        self.fc = nn.Linear(2 * size, size)
+        self.attention = DraftAttention(config)
+        self.head = SemiARHead(size, config.semi_ar_width, config.head_expansion)
+        if config.variant == "residual":
+            self.attention_norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
+            self.head_norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
+        if config.transition_rank:
+            self.transition = Transition(config.num_draft_tokens, config.transition_rank)
+        if config.draft_vocab_size is not None:
+            # Draft index -> target token id, ascending.
+            self.register_buffer("d2t", torch.arange(config.draft_vocab_size))
+        self.post_init()
+
+    def fuse(self, next_token_embeddings: Tensor, hidden: Tensor) -> Tensor:
+        """W_fc [emb(x_{t+1}); h_t] + b: two [T, D] -> u [T, D]."""
+        return self.fc(torch.cat((next_token_embeddings, hidden), dim=-1))
+
+    def layer(self, u: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Attention over the compressed sequence: inputs u [T, D] at draft positions [T] -> x [T, D].
+
+        `attend(q [T, H, Dh], k [T, Hkv, Dh], v [T, Hkv, Dh])` returns [T, H, Dh] or [T, H * Dh]; the engine's
+        writes k and v into the paged cache and attends through slot lists.
+        """
+        if self.config.variant == "plain":
+            return self.attention.output(attend(*self.attention.project(u, positions)))
+        return u + self.attention.output(attend(*self.attention.project(self.attention_norm(u), positions)))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """x [T, D] -> h^ [T, K, D]; lm_head(h^[:, i - 1]) at position t is the distribution of x_{t+1+i}."""
+        if self.config.variant == "plain":
+            return self.head(x)
+        return x.unsqueeze(-2) + self.head(self.head_norm(x))
+
+    def draft_lm_head(self, lm_head_weight: Tensor) -> Tensor:
+        """Rows of the target's lm_head [V, D] that the draft can propose, [V_d, D]."""
+        return lm_head_weight if self.config.draft_vocab_size is None else lm_head_weight[self.d2t]
+
+    def to_target_ids(self, draft_ids: Tensor) -> Tensor:
+        """Draft-vocabulary indices -> the target's token ids."""
+        return draft_ids if self.config.draft_vocab_size is None else self.d2t[draft_ids]
+
+    def greedy_chain(self, logits: Tensor) -> Tensor:
+        """Most likely token at each offset, each corrected for the one before it.
+
+        logits [T, K, V_d] of the K predicted states -> draft indices [T, K].
+        """
+        if not self.config.transition_rank:
+            return logits.argmax(-1)
+        chosen = [logits[:, 0].argmax(-1)]
+        for offset in range(1, logits.shape[1]):
+            chosen.append((logits[:, offset] + self.transition(chosen[-1])).argmax(-1))
+        return torch.stack(chosen, dim=1)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Called by transformers for modules that no checkpoint filled."""
+        std = self.config.initializer_range
+        if isinstance(module, LatentCompressor):
+            initialization.normal_(module.queries, std=std)
+        elif isinstance(module, Transition):
+            initialization.normal_(module.previous, std=std)
+            # Zero, so that an untrained term changes nothing.
+            initialization.zeros_(module.following)
+        elif isinstance(module, nn.RMSNorm):
+            initialization.ones_(module.weight)
+        elif isinstance(module, nn.Linear):
+            initialization.normal_(module.weight, std=std)
+            if module.bias is not None:
+                initialization.zeros_(module.bias)
