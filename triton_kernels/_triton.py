@@ -1,0 +1,29 @@
+"""Triton where it can be imported, and a stand-in that still lets the kernel files be imported where it cannot.
+
+A CPU user without a working Triton runs the torch paths only. The stand-in's `jit` leaves the kernel a plain function,
+and launching it says what is missing.
+"""
+
+__all__ = ["tl", "triton"]
+
+try:
+    import triton
+    import triton.language as tl
+except Exception:  # a Triton built for another torch or driver fails in many ways, none of which a CPU user should meet
+
+    class _Unlaunchable:
+        def __init__(self, fn):
+            self.fn, self.__name__, self.__doc__ = fn, fn.__name__, fn.__doc__
+
+        def __getitem__(self, grid):
+            raise ImportError(f"{self.__name__} needs Triton, which cannot be imported here: install triton.")
+
+    class _Language:
+        constexpr = object
+
+    class _Triton:
+        @staticmethod
+        def jit(fn):
+            return _Unlaunchable(fn)
+
+    triton, tl = _Triton(), _Language()

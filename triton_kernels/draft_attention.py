@@ -1,0 +1,187 @@
+"""Attention of the draft layer over a list of visible cache slots per request (pages of one slot).
+
+Query row t of request r, in head h of KV head g = h // (H / Hkv), over the first n_t = visible[t] slots of r's list and
+the first e_t = extra_visible[t] of its in-memory rows (scaled dot-product attention, arXiv 1706.03762, grouped KV heads
+of arXiv 2305.13245):
+
+    K = [key_cache[slots[r, :n_t], g]; extra_key[r, :e_t, g]]        V alike
+    out[t, h] = softmax(scale * query[t, h] K^T) V
+
+The slot list is in draft order, so causality is nothing but n_t. The in-memory rows are the predicted positions that
+the second round of drafting attends to and that never enter the cache.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Above this many query rows in one request (a prefill) requests are attended one by one instead of padded to one batch.
+PADDED_ROWS = 16
+# Rows of the score matrix, heads of a group counted, that one call to SDPA gets: bounds the mask of a long prefill.
+ROWS_PER_CALL = 1536
+
+
+def _grouped(query: Tensor, num_kv_heads: int) -> Tensor:
+    """[B, T, H, Dh] -> [B, Hkv, T * G, Dh]: the heads that share a KV head become rows, so that K and V are not repeated."""
+    batch, rows, heads, head_dim = query.shape
+    group = heads // num_kv_heads
+    return query.view(batch, rows, num_kv_heads, group, head_dim).transpose(1, 2).reshape(batch, num_kv_heads, -1, head_dim)
+
+
+def _ungrouped(out: Tensor, rows: int) -> Tensor:
+    """[B, Hkv, T * G, Dh] -> [B, T, H, Dh]."""
+    batch, num_kv_heads, _, head_dim = out.shape
+    return out.view(batch, num_kv_heads, rows, -1, head_dim).transpose(1, 2).reshape(batch, rows, -1, head_dim)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """query [B, T, H, Dh], key and value [B, L, Hkv, Dh], mask [B, T, L] bool (None: all visible) -> [B, T, H, Dh].
+
+    A row that sees nothing gives zeros (SDPA's own convention).
+    """
+    num_kv_heads = key.shape[2]
+    group = query.shape[2] // num_kv_heads
+    key, value = key.transpose(1, 2), value.transpose(1, 2)
+    step = max(1, ROWS_PER_CALL // group)
+    outs = []
+    for start in range(0, query.shape[1], step):
+        rows = query[:, start : start + step]
+        rows_mask = None
+        if mask is not None:
+            rows_mask = mask[:, start : start + step].repeat_interleave(group, 1).unsqueeze(1)
+        out = F.scaled_dot_product_attention(_grouped(rows, num_kv_heads), key, value, attn_mask=rows_mask, scale=scale)
+        outs.append(_ungrouped(out, rows.shape[1]))
+    return outs[0] if len(outs) == 1 else torch.cat(outs, 1)
+
+
+def _one_request(query, key_cache, value_cache, slots, visible, scale, extra_key, extra_value, extra_visible) -> Tensor:
+    """All query rows [T, H, Dh] of one request, its slot list [L_max] and its in-memory rows [E, Hkv, Dh] or None.
+
+    K and V are cut to what the last row sees, so nothing of the padding is ever read.
+    """
+    rows = query.shape[0]
+    length = int(visible.max())
+    index = slots[:length]
+    key, value = key_cache.index_select(0, index), value_cache.index_select(0, index)
+    mask = None
+    if rows > 1:
+        mask = torch.arange(length, device=query.device) < visible.unsqueeze(1)
+    if extra_key is not None:
+        extra = int(extra_visible.max())
+        key, value = torch.cat((key, extra_key[:extra])), torch.cat((value, extra_value[:extra]))
+        if rows > 1:
+            mask = torch.cat((mask, torch.arange(extra, device=query.device) < extra_visible.unsqueeze(1)), 1)
+    mask = None if mask is None else mask.unsqueeze(0)
+    return _attend(query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), mask, scale).squeeze(0)
+
+
+def _padded(rows: Tensor, position: Tensor | None, requests: int, width: int) -> Tensor:
+    """Rows [T, ...] -> [R, width, ...] at flat positions [T] (None: the rows fill it as they are), zeros elsewhere."""
+    if position is None:
+        return rows.view(requests, width, *rows.shape[1:])
+    out = rows.new_zeros(requests * width, *rows.shape[1:])
+    return out.index_copy_(0, position, rows).view(requests, width, *rows.shape[1:])
+
+
+def _batched(
+    query, key_cache, value_cache, slots, visible, lengths, scale, extra_key, extra_value, extra_visible
+) -> Tensor:
+    """A few query rows per request, lengths [R] of them, as one padded batch."""
+    requests, width = len(lengths), max(lengths)
+    position = None
+    if min(lengths) != width:
+        position = torch.cat([torch.arange(r * width, r * width + n) for r, n in enumerate(lengths)]).to(query.device)
+    padded_query = _padded(query, position, requests, width)
+    padded_visible = _padded(visible, position, requests, width)
+
+    last = padded_visible.amax(1, keepdim=True)
+    length = int(last.max())
+    column = torch.arange(length, device=query.device)
+    # What lies beyond a request's own list may be anything, NaN included, and NaN survives any mask: read a slot that the
+    # request sees instead. A request that sees none reads slot 0, and its rows are zeroed below.
+    beyond = column >= last
+    index = torch.where(beyond, torch.where(last > 0, slots[:, :1], 0), slots[:, :length]).view(-1)
+    key = key_cache.index_select(0, index).view(requests, length, *key_cache.shape[1:])
+    value = value_cache.index_select(0, index).view(requests, length, *value_cache.shape[1:])
+    mask = column < padded_visible.unsqueeze(-1)
+    blind = last[:, 0] == 0
+    if blind.any():
+        key[blind], value[blind] = 0, 0
+
+    if extra_key is not None:
+        padded_extra = _padded(extra_visible, position, requests, width)
+        column = torch.arange(extra_key.shape[1], device=query.device)
+        beyond = (column >= padded_extra.amax(1, keepdim=True))[..., None, None]
+        key = torch.cat((key, extra_key.masked_fill(beyond, 0)), 1)
+        value = torch.cat((value, extra_value.masked_fill(beyond, 0)), 1)
+        mask = torch.cat((mask, column < padded_extra.unsqueeze(-1)), -1)
+
+    out = _attend(padded_query, key, value, mask, scale).flatten(0, 1)
+    return out if position is None else out.index_select(0, position)
+
+
+def draft_attention_torch(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Tensor,
+    visible: Tensor,
+    cu_q: Tensor,
+    scale: float,
+    extra_key: Tensor | None = None,
+    extra_value: Tensor | None = None,
+    extra_visible: Tensor | None = None,
+) -> Tensor:
+    """Torch path of `draft_attention`: gather each request's slots, then one fused SDPA over the batch."""
+    if query.shape[0] == 0:
+        return torch.empty_like(query)
+    if slots.shape[0] == 1:
+        extra_key = None if extra_key is None else extra_key[0]
+        extra_value = None if extra_value is None else extra_value[0]
+        return _one_request(
+            query, key_cache, value_cache, slots[0], visible, scale, extra_key, extra_value, extra_visible
+        )
+    bounds = cu_q.tolist()
+    lengths = [end - start for start, end in zip(bounds, bounds[1:])]
+    if max(lengths) <= PADDED_ROWS:
+        return _batched(
+            query, key_cache, value_cache, slots, visible, lengths, scale, extra_key, extra_value, extra_visible
+        )
+    out = torch.empty_like(query)
+    for request, (start, end) in enumerate(zip(bounds, bounds[1:])):
+        if start == end:
+            continue
+        extras = (None, None, None)
+        if extra_key is not None:
+            extras = extra_key[request], extra_value[request], extra_visible[start:end]
+        out[start:end] = _one_request(
+            query[start:end], key_cache, value_cache, slots[request], visible[start:end], scale, *extras
+        )
+    return out
+
+
+def draft_attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Tensor,
+    visible: Tensor,
+    cu_q: Tensor,
+    scale: float,
+    extra_key: Tensor | None = None,
+    extra_value: Tensor | None = None,
+    extra_visible: Tensor | None = None,
+) -> Tensor:
+    """Attend T query rows of R requests to their visible slots; returns [T, H, Dh] in the query's dtype.
+
+    query [T, H, Dh], rows of one request together, request r owning rows cu_q[r] to cu_q[r + 1] (none is allowed).
+    key_cache, value_cache [num_slots, Hkv, Dh], any strides with a contiguous last dimension, the query's dtype.
+    slots [R, L_max] int64, each request's visible slots in draft order; entries beyond what its rows see may be anything.
+    visible [T] int32: how many leading entries of its request's list a row sees.
+    cu_q [R + 1] int32.
+    extra_key, extra_value [R, E, Hkv, Dh] with extra_visible [T] int32: rows outside the cache, seen after the slots.
+    A row that sees nothing gives zeros. A NaN or garbage in one request's rows or slots never reaches another request.
+    """
+    return draft_attention_torch(
+        query, key_cache, value_cache, slots, visible, cu_q, scale, extra_key, extra_value, extra_visible
+    )
