@@ -1,2 +1,120 @@
+"""register(): vLLM's general-plugin entry point, and the only module that touches vLLM's globals.
+
+vLLM calls it in every process, before it parses a command line or builds a config. Three methods of EngineArgs are
+wrapped so that `speculative_config` may say "specflash"; everything else happens in subclasses that vLLM is told
+to use only for engines that ask for it.
+"""
+
+import functools
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+
+from vllm_specflash import compat
+from vllm_specflash.config import METHOD, SpecFlashError, names_specflash
+
+logger = logging.getLogger("vllm.specflash")
+
+_MARK = "_specflash_wrapped"
+
+
 def register() -> None:
-    pass
+    """Make "specflash" a speculative method of this process's vLLM; on an unknown vLLM, log one error instead."""
+    _hide_own_kernels_from_probes()
+    try:
+        fault = compat.problem()
+    except Exception as error:
+        fault = f"SpecFLASH stays inactive because its check of this vLLM failed: {error!r}."
+    if fault:
+        logger.error(fault)
+        return
+    from vllm.engine.arg_utils import EngineArgs
+
+    if hasattr(EngineArgs, _MARK):
+        return
+    EngineArgs.add_cli_args = staticmethod(_accept_bare_word(EngineArgs.add_cli_args))
+    EngineArgs.create_engine_config = _choose_worker(EngineArgs.create_engine_config)
+    EngineArgs.create_speculative_config = _carry_options(EngineArgs.create_speculative_config)
+    setattr(EngineArgs, _MARK, True)
+
+
+def _hide_own_kernels_from_probes() -> None:
+    """Keep vLLM from taking our triton_kernels/ for OpenAI's package when Python runs in the repository root.
+
+    vLLM asks `importlib.util.find_spec("triton_kernels")`; a None in sys.modules answers "not installed".
+    """
+    if "triton_kernels" in sys.modules:
+        return
+    spec = importlib.util.find_spec("triton_kernels")
+    beside_us = Path(__file__).resolve().parent.parent / "triton_kernels"
+    if spec is not None and spec.origin and Path(spec.origin).resolve().parent == beside_us:
+        sys.modules["triton_kernels"] = None
+
+
+def _accept_bare_word(add_cli_args):
+    @functools.wraps(add_cli_args)
+    def wrapped(parser):
+        parser = add_cli_args(parser)
+        actions = {flag: action for action in parser._actions for flag in action.option_strings}
+        config = actions["--speculative-config"]
+        json_type = config.type
+        config.type = lambda text: {"method": METHOD} if text.strip() == METHOD else json_type(text)
+        method = actions.get("--spec-method")
+        if method is not None and method.choices is not None:
+            method.choices = [*method.choices, METHOD]
+        return parser
+
+    return wrapped
+
+
+def _choose_worker(create_engine_config):
+    @functools.wraps(create_engine_config)
+    def wrapped(self, *args, **kwargs):
+        if _asks_for_specflash(self):
+            self.speculative_config = _merged_config(self)
+            self.spec_method = self.spec_model = self.spec_tokens = None
+            if self.worker_cls == "auto":
+                self.worker_cls = _worker_class()
+        return create_engine_config(self, *args, **kwargs)
+
+    return wrapped
+
+
+def _carry_options(create_speculative_config):
+    @functools.wraps(create_speculative_config)
+    def wrapped(self, target_model_config, target_parallel_config):
+        if not names_specflash(self.speculative_config):
+            return create_speculative_config(self, target_model_config, target_parallel_config)
+        # Imported here: it imports vLLM's configs, which import the plugins' host.
+        from vllm_specflash.engine.speculative_config import build_speculative_config
+
+        return build_speculative_config(self, target_model_config, target_parallel_config)
+
+    return wrapped
+
+
+def _asks_for_specflash(engine_args) -> bool:
+    return names_specflash(engine_args.speculative_config) or getattr(engine_args, "spec_method", None) == METHOD
+
+
+def _merged_config(engine_args) -> dict:
+    """The dict form of whatever mixture of `speculative_config` and --spec-* was given."""
+    given = engine_args.speculative_config
+    merged = {} if given is None or isinstance(given, str) else dict(given)
+    for flag, key in (("method", "method"), ("model", "model"), ("tokens", "num_speculative_tokens")):
+        value = getattr(engine_args, f"spec_{flag}", None)
+        if value is None:
+            continue
+        if key in merged:
+            raise SpecFlashError(f"Give either --spec-{flag} or speculative_config's {key!r}, not both.")
+        merged[key] = value
+    return {"method": METHOD, **merged}
+
+
+def _worker_class() -> str:
+    from vllm.platforms import current_platform
+
+    kind = "SpecFlashCPUWorker" if current_platform.is_cpu() else "SpecFlashGPUWorker"
+    module = "cpu_worker" if current_platform.is_cpu() else "gpu_worker"
+    return f"vllm_specflash.engine.{module}.{kind}"

@@ -44,15 +44,19 @@ class SpecFlashDraft(PreTrainedModel):
         """W_fc [emb(x_{t+1}); h_t] + b: two [T, D] -> u [T, D]."""
         return self.fc(torch.cat((next_token_embeddings, hidden), dim=-1))
 
-    def layer(self, u: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def layer(self, u: Tensor, positions: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
         """Attention over the compressed sequence: inputs u [T, D] at draft positions [T] -> x [T, D].
 
         `attend(q [T, H, Dh], k [T, Hkv, Dh], v [T, Hkv, Dh])` returns [T, H, Dh] or [T, H * Dh]; the engine's
-        writes k and v into the paged cache and attends through slot lists.
+        writes k and v into the paged cache and attends through slot lists. With `rows` [Q], only those positions'
+        outputs are wanted: attend gets q [Q, H, Dh] and x is [Q, D].
         """
-        if self.config.variant == "plain":
-            return self.attention.output(attend(*self.attention.project(u, positions)))
-        return u + self.attention.output(attend(*self.attention.project(self.attention_norm(u), positions)))
+        residual = self.config.variant == "residual"
+        q, k, v = self.attention.project(self.attention_norm(u) if residual else u, positions)
+        if rows is not None:
+            q, u = q[rows], u[rows]
+        attended = self.attention.output(attend(q, k, v))
+        return u + attended if residual else attended
 
     def predict(self, x: Tensor) -> Tensor:
         """x [T, D] -> h^ [T, K, D]; lm_head(h^[:, i - 1]) at position t is the distribution of x_{t+1+i}."""

@@ -1,0 +1,115 @@
+"""What a user may say in `speculative_config`, and where a draft is looked for. Imports no vLLM."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+METHOD = "specflash"
+# The scheduler's and the rejection sampler's buffers are sized by it; vLLM itself stops at 128.
+MAX_SPECULATIVE_TOKENS = 64
+
+
+class SpecFlashError(ValueError):
+    """Something a user can put right; the message is one sentence that says what is wrong and what to do."""
+
+
+def option(default: Any, description: str) -> Any:
+    """A dataclass field whose description is what the documentation prints."""
+    return field(default=default, metadata={"description": description})
+
+
+@dataclass(frozen=True)
+class SpecFlashOptions:
+    """The keys of `speculative_config`, as in `{"method": "specflash", "model": "path/to/draft"}`."""
+
+    model: str | None = option(None, "Draft checkpoint: a folder or a hub id. Default: the target's `specflash/` folder.")
+    num_speculative_tokens: int | None = option(
+        None, "Longest draft per request and step. Default: what the draft was trained for, K tokens times its rounds."
+    )
+    min_confidence: float = option(
+        0.1, "A draft stops before the token whose chance of being accepted, as the draft sees it, falls below this."
+    )
+    revision: str | None = option(None, "Hub revision of the draft.")
+    check_target_name: bool = option(True, "Refuse a draft that was trained for a target of another name.")
+
+    @classmethod
+    def from_user(cls, given: "str | dict[str, Any]") -> "SpecFlashOptions":
+        """Options from the bare word or the dict form; `method` itself is not kept.
+
+        Raises:
+            SpecFlashError: an unknown key, or a value out of range.
+        """
+        given = {} if isinstance(given, str) else {key.replace("-", "_"): value for key, value in given.items()}
+        given.pop("method", None)
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise SpecFlashError(
+                f"speculative_config has no option {', '.join(map(repr, unknown))} for method 'specflash': "
+                f"use only method, {', '.join(known)}."
+            )
+        options = cls(**given)
+        options._check()
+        return options
+
+    def _check(self) -> None:
+        tokens = self.num_speculative_tokens
+        if tokens is not None and (not isinstance(tokens, int) or not 1 <= tokens <= MAX_SPECULATIVE_TOKENS):
+            raise SpecFlashError(
+                f"num_speculative_tokens is {tokens!r}: give a whole number from 1 to {MAX_SPECULATIVE_TOKENS}, "
+                "or leave it out for the draft's own."
+            )
+        if not isinstance(self.min_confidence, int | float) or not 0 <= self.min_confidence < 1:
+            raise SpecFlashError(f"min_confidence is {self.min_confidence!r}: give a number from 0 up to, not including, 1.")
+
+
+def names_specflash(speculative_config: Any) -> bool:
+    """Whether a user's `speculative_config` (bare word, dict, or something else) asks for this plugin."""
+    if isinstance(speculative_config, dict):
+        return speculative_config.get("method") == METHOD
+    return speculative_config == METHOD
+
+
+def find_draft(options: SpecFlashOptions, target: str, target_revision: str | None = None) -> Path:
+    """Folder of the draft checkpoint.
+
+    Raises:
+        SpecFlashError: nothing there, with the places looked at.
+    """
+    if options.model is None:
+        return _target_draft(target, target_revision)
+    if Path(options.model).is_dir():
+        return _require_config(Path(options.model), "Pass the folder that `specflash train` wrote as \"model\".")
+    if options.model.startswith((".", "/", "~")):
+        raise SpecFlashError(f"No SpecFLASH draft at {options.model}: the folder does not exist; correct \"model\".")
+    return _require_config(
+        _from_hub(options.model, options.revision, None), "Name a hub repository that holds a SpecFLASH draft."
+    )
+
+
+def _target_draft(target: str, revision: str | None) -> Path:
+    advice = 'name a draft with {"method": "specflash", "model": "<folder or hub id>"}, or train one with `specflash train`'
+    if Path(target).is_dir():
+        return _require_config(Path(target) / "specflash", advice[0].upper() + advice[1:] + ".")
+    try:
+        folder = _from_hub(target, revision, ["specflash/*"]) / "specflash"
+    except SpecFlashError as error:
+        raise SpecFlashError(f"{str(error).removesuffix('.')}; {advice}.") from None
+    return _require_config(folder, advice[0].upper() + advice[1:] + ".")
+
+
+def _require_config(folder: Path, advice: str) -> Path:
+    if not (folder / "config.json").is_file():
+        raise SpecFlashError(f"No SpecFLASH draft found: {folder} has no config.json. {advice}")
+    return folder
+
+
+def _from_hub(repo: str, revision: str | None, patterns: list[str] | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpecFlashError(f"No SpecFLASH draft found: {repo} could not be read from the hub ({reason}).") from error

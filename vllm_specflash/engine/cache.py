@@ -1,0 +1,79 @@
+"""The draft layer's pages in vLLM's paged KV cache."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from vllm.config import VllmConfig
+from vllm.model_executor.layers.attention import Attention
+
+from vllm_specflash.draft.config import SpecFlashConfig
+
+
+class DraftCache:
+    """Registers an attention layer with vLLM so that it allocates, shares, evicts and copies the draft's KV.
+
+    vLLM never calls the layer: nobody but us reads its pages, so a page may be laid out as the draft likes. Where
+    vLLM's layout keeps a block's keys and values together, a page is [block_size, 2, Hkv, Dh].
+    """
+
+    def __init__(self, vllm_config: VllmConfig, draft: SpecFlashConfig):
+        layers = vllm_config.model_config.get_total_num_hidden_layers()
+        self.layer_name = f"specflash.layers.{layers}.attn"
+        self.num_kv_heads, self.head_dim = draft.num_key_value_heads, draft.head_dim
+        self.layer = Attention(
+            num_heads=draft.num_attention_heads,
+            head_size=draft.head_dim,
+            scale=draft.head_dim**-0.5,
+            num_kv_heads=draft.num_key_value_heads,
+            cache_config=vllm_config.cache_config,
+            prefix=self.layer_name,
+        )
+
+    @property
+    def allocated(self) -> bool:
+        """False before vLLM has bound the cache (during profiling)."""
+        return self._bound().numel() > 0
+
+    @property
+    def keys(self) -> Tensor:
+        """[num_slots, Hkv, Dh] view."""
+        return self._views[0]
+
+    @property
+    def values(self) -> Tensor:
+        """[num_slots, Hkv, Dh] view."""
+        return self._views[1]
+
+    @property
+    def block_size(self) -> int:
+        """Slots per entry of the block table."""
+        return self._views[2]
+
+    def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store keys and values [T, Hkv, Dh] at slots [T] int64."""
+        self.keys[slots] = keys
+        self.values[slots] = values
+
+    def _bound(self) -> Tensor:
+        cache = self.layer.kv_cache
+        # Older releases keep one tensor per virtual engine.
+        return cache if isinstance(cache, Tensor) else (cache[0] if len(cache) else torch.empty(0))
+
+    @cached_property
+    def _views(self) -> tuple[Tensor, Tensor, int]:
+        cache = self._bound()
+        order = sorted(range(cache.dim()), key=lambda dim: -cache.stride(dim))
+        physical = cache.permute(order)
+        # [2, blocks, ...] keeps all keys before all values (no cache has just two blocks); otherwise blocks lead.
+        halved = physical.dim() == 5 and physical.shape[0] == 2
+        num_blocks = physical.shape[1 if halved else 0]
+        block_size = cache.numel() // (num_blocks * 2 * self.num_kv_heads * self.head_dim)
+        rows = num_blocks * block_size, self.num_kv_heads, self.head_dim
+        if not physical.is_contiguous():
+            raise RuntimeError(f"The KV cache of {self.layer_name} is not one contiguous tensor: {cache.stride()}.")
+        if halved:
+            keys, values = physical.view(2, *rows)
+        else:
+            keys, values = physical.view(rows[0], 2, *rows[1:]).unbind(1)
+        return keys, values, block_size

@@ -1,0 +1,21 @@
+"""vLLM's CPU worker with our model runner."""
+
+# Must come first: vLLM's module of that name says so, and imports what the others need.
+from vllm.v1.worker import cpu_worker  # isort: skip
+
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from vllm_specflash.compat import CPU_NAMES, ENGINE_NAMES
+from vllm_specflash.engine.runner import SpecFlashRunnerMixin
+from vllm_specflash.engine.worker import SpecFlashWorkerMixin, replaced, require_engine_names
+
+
+class SpecFlashCPUModelRunner(SpecFlashRunnerMixin, CPUModelRunner):
+    pass
+
+
+class SpecFlashCPUWorker(SpecFlashWorkerMixin, cpu_worker.CPUWorker):
+    def init_device(self) -> None:
+        require_engine_names(ENGINE_NAMES + CPU_NAMES)
+        with replaced(cpu_worker, "CPUModelRunner", SpecFlashCPUModelRunner):
+            super().init_device()

@@ -1,0 +1,239 @@
+"""The draft side of one engine step: feed it what was committed, let it propose what may come next."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+
+from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.engine.cache import DraftCache
+from vllm_specflash.engine.chain import Chain, draft_chain
+from vllm_specflash.engine.latents import SpanChunk, SpanPooler
+from vllm_specflash.engine.spans import SpanBatch, Spans
+from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.step import Step
+from vllm_specflash.engine.target import embed_tokens, lm_head_weight
+from vllm_specflash.triton_kernels.draft_attention import draft_attention
+
+logger = init_logger("vllm.specflash")
+
+# Multimodal items that the compressor pools; others (audio) stay in the draft's sequence position by position.
+VISUAL = ("image", "video")
+NO_SPANS = Spans.of([], 0)
+
+
+@dataclass
+class _Inputs:
+    """The draft's inputs of one step: T' rows (text pairs, then latents), Q queries."""
+
+    u: Tensor
+    draft_positions: Tensor
+    slots: Tensor
+    query_rows: Tensor
+    query_requests: np.ndarray
+
+
+class SpecFlashProposer:
+    """Created by vLLM for `method="custom_class"`, driven by our model runners."""
+
+    def __init__(self, vllm_config: VllmConfig):
+        self.vllm_config = vllm_config
+        self.options = vllm_config.speculative_config.specflash
+        self.num_speculative_tokens = vllm_config.speculative_config.num_speculative_tokens
+        self.stats = DraftStats()
+        self._spans: dict[str, Spans] = {}
+
+    def load_model(self, target: torch.nn.Module) -> None:
+        """Load the draft beside the target, and register its layer before vLLM sizes the KV cache."""
+        model_config = self.vllm_config.model_config
+        folder = Path(self.options.model)
+        self.model = SpecFlashDraft.from_pretrained(folder, dtype=model_config.dtype).eval().requires_grad_(False)
+        self.model.to(self.vllm_config.device_config.device)
+        config = self.model.config
+        self.cache = DraftCache(self.vllm_config, config)
+        self.embed = embed_tokens(target)
+        # A copy of the rows the draft can propose; the whole table where it can propose all.
+        self.lm_head = self.model.draft_lm_head(lm_head_weight(target, config.target_vocab_size))
+        self.pooler = SpanPooler(self.model.compressor.queries)
+        self.device = self.lm_head.device
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters()) / 2**20
+        logger.info(
+            "SpecFLASH draft loaded from %s: %.1f MiB, up to %d tokens in rounds of %d",
+            folder, weights, self.num_speculative_tokens, config.semi_ar_width,
+        )  # fmt: skip
+
+    def forget(self, req_ids: set[str]) -> None:
+        """Drop what is kept for requests that ended."""
+        for req_id in req_ids:
+            self._spans.pop(req_id, None)
+            self.pooler.forget(req_id)
+
+    def add_request(self, req_id: str, mm_features: list) -> None:
+        """Note where a request's visual spans lie."""
+        ranges = [
+            (feature.mm_position.offset, feature.mm_position.length)
+            for feature in mm_features
+            if feature.modality in VISUAL
+        ]
+        self._spans[req_id] = Spans.of(ranges, self.model.config.num_latents) if ranges else NO_SPANS
+
+    @torch.inference_mode()
+    def propose(self, step: Step) -> list[list[int]]:
+        """Draft tokens for every request of the step, most likely chain first; empty where there is nothing to say.
+
+        The draft's KV of every newly committed position is written whether or not a draft is wanted for it.
+        """
+        began = time.perf_counter()
+        drafts: list[list[int]] = [[] for _ in step.req_ids]
+        if self.cache.allocated:
+            spans = SpanBatch([self._spans.get(req_id, NO_SPANS) for req_id in step.req_ids])
+            inputs = self._gather(step, spans)
+            if inputs is not None:
+                network_began = time.perf_counter()
+                chain = self._forward(step, spans, inputs)
+                self.stats.network_seconds += time.perf_counter() - network_began
+                if chain is not None:
+                    self._cut(chain, inputs.query_requests, step.room, drafts)
+        self.stats.steps += 1
+        self.stats.proposed_tokens += sum(map(len, drafts))
+        self.stats.seconds += time.perf_counter() - began
+        return drafts
+
+    def _gather(self, step: Step, spans: SpanBatch) -> _Inputs | None:
+        """Split the committed rows into text pairs and span chunks, and pool the spans that ended."""
+        requests = np.repeat(np.arange(len(step.req_ids)), step.committed)
+        if not len(requests):
+            return None
+        within = np.arange(len(requests)) - np.repeat(np.cumsum(step.committed) - step.committed, step.committed)
+        positions = step.start[requests] + within
+        rows = step.row[requests] + within
+        last = np.cumsum(step.committed) - 1
+        wanted = (step.room > 0) & (step.committed > 0)
+
+        latents = None
+        if spans.start.shape[1]:
+            visual = spans.is_visual(requests, positions)
+            if visual.any():
+                latents = self._pool(step)
+                # A prompt that ends in an image has no text pair to ask with: its draft begins one step later.
+                wanted &= ~visual[last]
+                text = ~visual
+                last = np.cumsum(text)[last] - 1
+                requests, positions, rows = requests[text], positions[text], rows[text]
+
+        next_tokens = np.clip(step.token_ids[requests, positions + 1], 0, self.model.config.target_vocab_size - 1)
+        hidden = step.hidden_states[self._tensor(rows)]
+        u = self.model.fuse(self.embed(self._tensor(next_tokens)).to(hidden.dtype), hidden)
+        if latents is not None:
+            of_requests, of_positions, pooled = latents
+            requests = np.concatenate((requests, of_requests))
+            positions = np.concatenate((positions, of_positions))
+            u = torch.cat((u, pooled.to(u.dtype)))
+        query_requests = np.flatnonzero(wanted)
+        return _Inputs(
+            u=u,
+            draft_positions=self._tensor(spans.draft_positions(requests, positions)),
+            slots=self._slots(step, self._tensor(requests), self._tensor(positions)),
+            query_rows=self._tensor(last[query_requests]),
+            query_requests=query_requests,
+        )
+
+    def _pool(self, step: Step) -> tuple[np.ndarray, np.ndarray, Tensor]:
+        """Latents of the spans that ended in this step: requests [L], target positions [L], rows [L, D]."""
+        finished = self.pooler.pool(self._span_chunks(step), step.hidden_states)
+        index = {req_id: request for request, req_id in enumerate(step.req_ids)}
+        requests, positions, rows = [], [], [step.hidden_states.new_empty(0, self.model.config.hidden_size).float()]
+        for chunk, began, latents in finished:
+            count = int(self._spans[chunk.request].latents[chunk.span])
+            slots = np.arange(chunk.end - count, chunk.end)
+            # Latents in blocks that came from the prefix cache were pooled over the whole span: leave them be.
+            kept = slots >= began
+            requests.append(np.full(int(kept.sum()), index[chunk.request]))
+            positions.append(slots[kept])
+            rows.append(latents[:count][self._tensor(np.flatnonzero(kept))])
+        empty = np.empty(0, dtype=np.int64)
+        return np.concatenate([empty, *requests]), np.concatenate([empty, *positions]), torch.cat(rows)
+
+    def _span_chunks(self, step: Step) -> list[SpanChunk]:
+        chunks = []
+        for request, req_id in enumerate(step.req_ids):
+            spans = self._spans.get(req_id, NO_SPANS)
+            first, stop = int(step.start[request]), int(step.start[request] + step.committed[request])
+            if first >= spans.last_end:
+                continue
+            for k in np.flatnonzero((spans.start < stop) & (spans.end > first)):
+                begin, end = max(first, int(spans.start[k])), min(stop, int(spans.end[k]))
+                row = int(step.row[request]) + begin - first
+                chunks.append(SpanChunk(req_id, int(k), begin, end, row, int(spans.end[k])))
+        return chunks
+
+    def _forward(self, step: Step, spans: SpanBatch, inputs: _Inputs) -> Chain | None:
+        """Write the new KV; where drafts are wanted, attend and unroll the rounds."""
+        requests = inputs.query_requests
+        if not len(requests):
+            _, keys, values = self.model.attention.project(self._normed(inputs.u), inputs.draft_positions)
+            self.cache.write(inputs.slots, keys, values)
+            return None
+        query_positions = step.start[requests] + step.committed[requests] - 1
+        lengths = spans.draft_positions(requests, query_positions) + 1
+        visible_positions = spans.visible_positions(requests, int(lengths.max()))
+        context = _Context(
+            cache=self.cache,
+            slots=self._slots(step, self._tensor(requests)[:, None], self._tensor(visible_positions)),
+            visible=self._tensor(lengths.astype(np.int32)),
+            bounds=torch.arange(len(requests) + 1, dtype=torch.int32, device=self.device),
+        )
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self.cache.write(inputs.slots, k, v)
+            return context.attend(q)
+
+        x = self.model.layer(inputs.u, inputs.draft_positions, attend, rows=inputs.query_rows)
+        longest = int(min(self.num_speculative_tokens, step.room[requests].max()))
+        return draft_chain(self.model, self.lm_head, self.embed, context, x, context.visible.long(), longest)
+
+    def _normed(self, u: Tensor) -> Tensor:
+        return self.model.attention_norm(u) if self.model.config.variant == "residual" else u
+
+    def _cut(self, chain: Chain, requests: np.ndarray, room: np.ndarray, drafts: list[list[int]]) -> None:
+        """Keep of each chain what is confident enough and fits, into drafts."""
+        # A NaN compares as false, so a draft that computes nonsense proposes nothing.
+        confident = np.cumprod(chain.probability.cpu().numpy(), axis=1) >= self.options.min_confidence
+        keep = np.minimum(np.cumprod(confident, axis=1).sum(axis=1), room[requests])
+        for request, tokens, count in zip(requests.tolist(), chain.tokens.tolist(), keep.tolist()):
+            drafts[request] = tokens[:count]
+
+    def _slots(self, step: Step, requests: Tensor, positions: Tensor) -> Tensor:
+        """Cache slots of target positions, both [...] int64."""
+        block_size = self.cache.block_size
+        blocks = step.block_table[requests, positions // block_size].long()
+        return blocks * block_size + positions % block_size
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+
+@dataclass
+class _Context:
+    """What the Q queries of a step see of the paged cache."""
+
+    cache: DraftCache
+    slots: Tensor
+    visible: Tensor
+    bounds: Tensor
+
+    def attend(self, q: Tensor, keys: Tensor | None = None, values: Tensor | None = None) -> Tensor:
+        """q [Q, H, Dh], and rows outside the cache [Q, E, Hkv, Dh] that come after it -> [Q, H, Dh]."""
+        extra_visible = None
+        if keys is not None:
+            extra_visible = torch.full_like(self.visible, keys.shape[1])
+        scale = q.shape[-1] ** -0.5
+        return draft_attention(
+            q, self.cache.keys, self.cache.values, self.slots, self.visible, self.bounds, scale,
+            keys, values, extra_visible,
+        )  # fmt: skip

@@ -1,0 +1,41 @@
+"""The target's parts that the draft shares: its embedding table and its lm_head."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from vllm_specflash.config import SpecFlashError
+
+
+def language_model(model: nn.Module) -> nn.Module:
+    """The text part of a vLLM model, which for a text-only one is the model itself."""
+    return model.get_language_model() if hasattr(model, "get_language_model") else model
+
+
+def embed_tokens(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Function from token ids [T] to the embeddings [T, D] that the target's first layer sees.
+
+    Raises:
+        SpecFlashError: the target exposes none.
+    """
+    text = language_model(model)
+    for name in ("embed_input_ids", "get_input_embeddings"):
+        if hasattr(text, name):
+            return getattr(text, name)
+    raise SpecFlashError(f"SpecFLASH cannot use {type(text).__name__}: it exposes no token embedding; use another target.")
+
+
+def lm_head_weight(model: nn.Module, vocab_size: int) -> Tensor:
+    """Rows [vocab_size, D] of the target's lm_head (or its tied embedding).
+
+    Raises:
+        SpecFlashError: it is quantised, sharded or missing.
+    """
+    text = language_model(model)
+    weight = getattr(getattr(text, "lm_head", None), "weight", None)
+    if weight is None or not weight.is_floating_point() or weight.dim() != 2 or weight.shape[0] < vocab_size:
+        raise SpecFlashError(
+            f"SpecFLASH cannot use the lm_head of {type(text).__name__}: it needs a plain unquantised, unsharded "
+            "weight; serve a checkpoint whose lm_head is not quantised."
+        )
+    return weight[:vocab_size]

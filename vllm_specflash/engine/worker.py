@@ -1,0 +1,36 @@
+"""What our workers add to vLLM's: they build our model runner, and answer for its counters."""
+
+from contextlib import contextmanager
+
+from vllm_specflash import compat
+from vllm_specflash.config import SpecFlashError
+
+
+class SpecFlashWorkerMixin:
+    """Goes before CPUWorker or the GPU Worker in the bases."""
+
+    def specflash_stats(self) -> dict[str, float]:
+        """Counters of the draft side since the last call (engine/stats.py)."""
+        return self.model_runner.drafter.stats.take()
+
+
+@contextmanager
+def replaced(module, name: str, value):
+    """`module.name` is `value` inside: vLLM's init_device names the runner class that it builds."""
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+def require_engine_names(names: tuple[compat.Name, ...]) -> None:
+    """Refuse to start on a vLLM that lacks something the runner needs.
+
+    Raises:
+        SpecFlashError: which name.
+    """
+    fault = compat.problem(names)
+    if fault:
+        raise SpecFlashError(fault)
