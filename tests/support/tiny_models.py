@@ -1,0 +1,136 @@
+"""Small random targets and drafts, built in seconds: real architectures, real processors, nothing trained."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+
+CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;!?'-+\n"
+SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 128, 4, 2, 32
+TEXT = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "head_dim": HEAD_DIM,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% else %}<image>{% endif %}{% endfor %}{% endif %}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per character, plus the special ones."""
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *CHARACTERS, "<unk>"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=SPECIAL[3:],
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _sharpen(model: torch.nn.Module) -> None:
+    """Make a random model decisive: spread its logits far beyond float32's rounding, and make text depend on context."""
+    with torch.no_grad():
+        model.get_output_embeddings().weight.normal_(std=1.0)
+
+
+def tiny_llama(folder: Path, vocab_size: int | None = None, seed: int = 0) -> Path:
+    """A Llama of 2 layers; `vocab_size` smaller than the tokenizer's makes a target for counting samples."""
+    torch.manual_seed(seed)
+    tokenizer = character_tokenizer()
+    config = LlamaConfig(
+        vocab_size=vocab_size or len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **TEXT
+    )
+    model = LlamaForCausalLM(config)
+    _sharpen(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_llava(folder: Path, seed: int = 0) -> Path:
+    """A LLaVA whose images are 16 visual tokens (32x32, patch 8)."""
+    torch.manual_seed(seed)
+    tokenizer = character_tokenizer()
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
+        projection_dim=32,
+    )  # fmt: skip
+    text = LlamaConfig(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **TEXT)
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=SPECIAL.index("<image>"), image_seq_length=16,
+        vision_feature_layer=-2, vision_feature_select_strategy="default",
+    )  # fmt: skip
+    model = LlavaForConditionalGeneration(config)
+    _sharpen(model)
+    for parameter in model.model.multi_modal_projector.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_for_vllm(model, folder)
+    images = CLIPImageProcessor(
+        size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}, do_center_crop=False
+    )
+    LlavaProcessor(
+        image_processor=images, tokenizer=tokenizer, patch_size=8, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, image_token="<image>", chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def save_for_vllm(model: torch.nn.Module, folder: Path) -> None:
+    """save_pretrained, with the vision tower's weights under the names that vLLM 0.32 reads."""
+    state = {
+        name.replace("vision_tower.", "vision_tower.vision_model.")
+        if "vision_tower." in name and "vision_model." not in name
+        else name: weight
+        for name, weight in model.state_dict().items()
+    }
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    from safetensors.torch import save_file
+
+    save_file({name: weight.contiguous() for name, weight in state.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def draft_for(target: Path, folder: Path, seed: int = 0, nan: bool = False, **overrides) -> Path:
+    """A random draft that fits a target of this file; `nan` fills its weights with NaNs."""
+    torch.manual_seed(seed)
+    tokenizer_size = LlamaConfig.get_config_dict(target)[0]
+    vocab_size = tokenizer_size.get("text_config", tokenizer_size)["vocab_size"]
+    fields = {
+        "hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM,
+        "num_latents": 4, "target_name": target.name, "target_vocab_size": vocab_size,
+    }  # fmt: skip
+    draft = SpecFlashDraft(SpecFlashConfig(**{**fields, **overrides}))
+    if nan:
+        with torch.no_grad():
+            for parameter in draft.parameters():
+                parameter.fill_(float("nan"))
+    draft.save_pretrained(folder)
+    return folder
