@@ -1,0 +1,185 @@
+"""What people ask about a clip and what the target answers; wording follows the request, as for scenes."""
+
+import json
+
+import numpy as np
+
+from vllm_specflash.demo.clips import Clip, Mover
+from vllm_specflash.demo.pictograms import NAMES
+from vllm_specflash.demo.words import NUMBERS, PLACES, a, at, be, listing, objects, upper, verb
+
+TOWARDS = {"right": "to the right", "left": "to the left", "down": "down", "up": "up"}
+
+
+def _it(m: Mover) -> str:
+    return "they" if be(m.name) == "are" else "it"
+
+
+def _goes(m: Mover, stem: str = "move") -> str:
+    """ "moves to the right, from the top left to the top right", or "stays in the center"."""
+    if m.direction is None:
+        return f"{verb(m.name, 'stay')} {at(m.start)}"
+    return f"{verb(m.name, stem)} {TOWARDS[m.direction]}, from the {PLACES[m.start]} to the {PLACES[m.end]}"
+
+
+def _one_sentence(c):
+    return f"{upper(', while '.join(f'{a(m.name)} {_goes(m)}' for m in c.movers))}."
+
+
+def _with_background(c):
+    ways = " and ".join(f"{a(m.name)} that {_goes(m)}" for m in c.movers)
+    return f"A clip with a {c.colour} background shows {ways}."
+
+
+def _ends(c):
+    parts = []
+    for m in c.movers:
+        if m.direction is None:
+            parts.append(f"The {m.name} {verb(m.name, 'stay')} {at(m.start)}.")
+        else:
+            travel = f"{verb(m.name, 'start')} {at(m.start)}, {verb(m.name, 'move')} {TOWARDS[m.direction]}"
+            parts.append(f"The {m.name} {travel} and {verb(m.name, 'end')} {at(m.end)}.")
+    return " ".join(parts)
+
+
+def _json(c):
+    ways = [
+        {"name": m.name, "from": PLACES[m.start], "to": PLACES[m.end], "direction": m.direction or "none"}
+        for m in c.movers
+    ]
+    return json.dumps({"background": c.colour, "objects": ways})
+
+
+def _detail(c):
+    first, last = ([f"{a(m.name)} {at(cell)}" for m, cell in ends] for ends in _both_ends(c))
+    parts = [f"This clip has {NUMBERS[c.frames]} frames and a plain {c.colour} background."]
+    parts.append(f"It begins with {listing(first)}.")
+    parts += [f"Over the frames the {m.name} {_goes(m)}." for m in c.movers]
+    parts.append(f"It ends with {listing(last)}.")
+    moving = [f"the {m.name}" for m in c.movers if m.direction]
+    parts.append(f"Only {listing(moving)} changed place, and the background stays {c.colour} all the time.")
+    return " ".join(parts)
+
+
+def _both_ends(c):
+    return [(m, m.start) for m in c.movers], [(m, m.end) for m in c.movers]
+
+
+def _story(c):
+    parts = [f"Once upon a time there {'were' if be(c.movers[0].name) == 'are' else 'was'} {listing([a(m.name) for m in c.movers])} in a {c.colour} world."]
+    for m in c.movers:
+        if m.direction is None:
+            parts.append(f"The {m.name} liked it {at(m.start)}, did not want to go anywhere and stayed right there.")
+        else:
+            parts.append(f"The {m.name} set off {at(m.start)} and travelled {TOWARDS[m.direction]}, step by step.")
+            parts.append(f"At last the {m.name} arrived {at(m.end)} and took a rest there.")
+    return " ".join([*parts, f"All of this took {NUMBERS[c.frames]} frames, and then the story was over."])
+
+
+def _frames(c):
+    lines = []
+    for f in range(c.frames):
+        lines.append(f"Frame {f + 1}: {listing([f'{a(m.name)} {at(c.cell(m, f))}' for m in c.movers])}.")
+    return "\n".join([*lines, f"Summary: {_one_sentence(c)}"])
+
+
+def _report(c):
+    parts = [f"I watched all {NUMBERS[c.frames]} frames of the clip, which show {objects(len(c.movers))} on {c.colour}."]
+    for m in c.movers:
+        if m.direction is None:
+            parts.append(f"The {m.name} never moved: {_it(m)} stayed {at(m.start)} from the first to the last frame.")
+        else:
+            parts.append(f"The {m.name} moved {TOWARDS[m.direction]}: {_it(m)} started {at(m.start)} and ended {at(m.end)}.")
+    halfway = listing([f"the {m.name} {at(c.cell(m, c.frames // 2))}" for m in c.movers])
+    parts.append(f"In frame {c.frames // 2 + 1} I saw {halfway}.")
+    names = listing([f"the {m.name}" for m in c.movers])
+    return " ".join([*parts, f"Nothing else happened, and apart from {names} there is only the {c.colour} background."])
+
+
+CAPTIONS = {
+    "What happens in this clip?": _one_sentence,
+    "Caption this video.": _one_sentence,
+    "What moves where?": _ends,
+    "Say where things start and where they end.": _ends,
+    "Write one sentence about the video.": _with_background,
+    "Give a short description of the clip.": _with_background,
+    "Give the motion as JSON.": _json,
+}
+DETAILED = {
+    "Describe this clip in detail.": _detail,
+    "Give a detailed description of the video.": _detail,
+    "Tell the clip as a little story.": _story,
+    "Make up a bedtime story from this video.": _story,
+    "Go through the clip frame by frame.": _frames,
+    "Describe every frame.": _frames,
+    "Report carefully what you watched.": _report,
+    "Write a long caption for this video.": _report,
+}
+
+
+def caption(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
+    """A request for a caption of 15 to 60 tokens, and the answer."""
+    return _ask(CAPTIONS, clip, rng)
+
+
+def detailed(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
+    """A request for a description of 60 to 160 tokens, and the answer."""
+    return _ask(DETAILED, clip, rng)
+
+
+def _ask(requests, clip, rng):
+    request = list(requests)[rng.integers(len(requests))]
+    return request, requests[request](clip)
+
+
+def _which_way(c, rng):
+    m = c.movers[rng.integers(len(c.movers))]
+    answer = f"The {m.name} {_goes(m)}." if m.direction else f"The {m.name} {verb(m.name, 'stay')} where {_it(m)} {be(m.name)}, {at(m.start)}."
+    return f"Which way {'do' if be(m.name) == 'are' else 'does'} the {m.name} move?", answer
+
+
+def _where_end(c, rng):
+    m = c.movers[rng.integers(len(c.movers))]
+    do = "do" if be(m.name) == "are" else "does"
+    return [
+        (f"Where {do} the {m.name} end?", f"The {m.name} {verb(m.name, 'end')} {at(m.end)}."),
+        (f"Where {do} the {m.name} start?", f"The {m.name} {verb(m.name, 'start')} {at(m.start)}."),
+    ][rng.integers(2)]
+
+
+def _what_moves(c, rng):
+    moving = [a(m.name) for m in c.movers if m.direction]
+    return "What is moving?", f"{upper(listing(moving))}."
+
+
+def _what_shown(c, rng):
+    return "Which objects are in the clip?", f"The clip shows {listing([a(m.name) for m in c.movers])}."
+
+
+def _colour(c, rng):
+    return "What color is the background of the clip?", f"The background is {c.colour} in every frame."
+
+
+def _frame(c, rng):
+    f = int(rng.integers(c.frames))
+    where = listing([f"the {m.name} {be(m.name)} {at(c.cell(m, f))}" for m in c.movers])
+    return f"What is where in frame {f + 1}?", f"{upper(where)}."
+
+
+def _how_many_frames(c, rng):
+    return "How many frames are there?", f"There are {NUMBERS[c.frames]} frames."
+
+
+def _present(c, rng):
+    shown = [m.name for m in c.movers]
+    name = shown[rng.integers(len(shown))] if rng.random() < 0.5 else NAMES[rng.integers(len(NAMES))]
+    answer = f"Yes, there {be(name)} {a(name)}." if name in shown else f"No, only {listing([a(n) for n in shown])}."
+    return f"{upper(be(name))} there {a(name)} in the clip?", answer
+
+
+QUESTIONS = (_which_way, _which_way, _where_end, _what_moves, _what_shown, _colour, _frame, _how_many_frames, _present)
+
+
+def question(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
+    """A short question about the clip and its answer."""
+    return QUESTIONS[rng.integers(len(QUESTIONS))](clip, rng)
