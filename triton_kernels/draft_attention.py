@@ -11,9 +11,14 @@ The slot list is in draft order, so causality is nothing but n_t. The in-memory 
 the second round of drafting attends to and that never enter the cache.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ._softmax import absorb, choose_splits, merge_splits, tile_config
+from ._triton import tl, triton
 
 # Above this many query rows in one request (a prefill) requests are attended one by one instead of padded to one batch.
 PADDED_ROWS = 16
@@ -160,6 +165,138 @@ def draft_attention_torch(
     return out
 
 
+@triton.jit
+def draft_attention_kernel(
+    query, key_cache, value_cache, out, lse, slots, visible, cu_q, extra_key, extra_value, extra_visible, scale_log2,
+    stride_q_row, stride_q_head, stride_k_slot, stride_k_head, stride_v_slot, stride_v_head,
+    stride_ek_request, stride_ek_row, stride_ek_head, stride_ev_request, stride_ev_row, stride_ev_head,
+    stride_o_row, stride_o_head, stride_slots, num_splits,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HAS_EXTRA: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """One piece of the slot list, for BLOCK_M (query row, head of the group) rows of one request and KV head.
+
+    SPLIT: out and lse take the piece's own result, [T, H, num_splits, Dh] and [T, H, num_splits] float32; otherwise out is the
+    answer. The in-memory rows belong to the first piece.
+    """
+    num_tiles = tl.num_programs(0) // num_splits
+    tile, split = tl.program_id(0) % num_tiles, tl.program_id(0) // num_tiles
+    kv_head, request = tl.program_id(1), tl.program_id(2)
+    first = tl.load(cu_q + request)
+    rows = tl.load(cu_q + request + 1) - first
+    if tile * BLOCK_M >= rows * GROUP:
+        return
+
+    m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
+    live, in_head = m < rows * GROUP, d < HEAD_DIM
+    row, head = (first + m // GROUP).to(tl.int64), kv_head * GROUP + m % GROUP
+    q = tl.load(
+        query + (row * stride_q_row + head * stride_q_head)[:, None] + d[None, :],
+        mask=live[:, None] & in_head[None, :],
+        other=0.0,
+    )
+    seen_by = tl.load(visible + row, mask=live, other=0)
+    length = tl.max(seen_by)
+    piece = tl.cdiv(tl.cdiv(length, num_splits), BLOCK_N) * BLOCK_N
+    begin = split * piece
+    end = tl.minimum(begin + piece, length)
+
+    listed = slots + request.to(tl.int64) * stride_slots
+    keys, values = key_cache + kv_head * stride_k_head, value_cache + kv_head * stride_v_head
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    n = tl.arange(0, BLOCK_N)
+    for start in range(begin, end, BLOCK_N):
+        column = start + n
+        inside = column < end
+        slot = tl.load(listed + column, mask=inside, other=0)
+        k = tl.load(
+            keys + (slot * stride_k_slot)[None, :] + d[:, None], mask=inside[None, :] & in_head[:, None], other=0.0
+        )
+        v = tl.load(
+            values + (slot * stride_v_slot)[:, None] + d[None, :], mask=inside[:, None] & in_head[None, :], other=0.0
+        )
+        scores = tl.dot(q, k, input_precision=PRECISION) * scale_log2
+        scores = tl.where(column[None, :] < tl.minimum(seen_by, end)[:, None], scores, float("-inf"))
+        acc, row_max, row_sum = absorb(acc, row_max, row_sum, scores, v, PRECISION)
+
+    if HAS_EXTRA:
+        extra_seen = tl.where(split == 0, tl.load(extra_visible + row, mask=live, other=0), 0)
+        extra_end = tl.max(extra_seen)
+        extra_keys = extra_key + request.to(tl.int64) * stride_ek_request + kv_head * stride_ek_head
+        extra_values = extra_value + request.to(tl.int64) * stride_ev_request + kv_head * stride_ev_head
+        for start in range(0, extra_end, BLOCK_N):
+            column = start + n
+            inside = column < extra_end
+            k = tl.load(
+                extra_keys + (column * stride_ek_row)[None, :] + d[:, None],
+                mask=inside[None, :] & in_head[:, None],
+                other=0.0,
+            )
+            v = tl.load(
+                extra_values + (column * stride_ev_row)[:, None] + d[None, :],
+                mask=inside[:, None] & in_head[None, :],
+                other=0.0,
+            )
+            scores = tl.dot(q, k, input_precision=PRECISION) * scale_log2
+            scores = tl.where(column[None, :] < extra_seen[:, None], scores, float("-inf"))
+            acc, row_max, row_sum = absorb(acc, row_max, row_sum, scores, v, PRECISION)
+
+    acc = acc / tl.where(row_sum == 0, 1.0, row_sum)[:, None]
+    if SPLIT:
+        cell = (row * (tl.num_programs(1) * GROUP) + head) * num_splits + split
+        tl.store(lse + cell, row_max + tl.log2(row_sum), mask=live)
+        tl.store(out + cell[:, None] * HEAD_DIM + d[None, :], acc, mask=live[:, None] & in_head[None, :])
+    else:
+        target = out + (row * stride_o_row + head * stride_o_head)[:, None] + d[None, :]
+        tl.store(target, acc.to(out.dtype.element_ty), mask=live[:, None] & in_head[None, :])
+
+
+def draft_attention_triton(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Tensor,
+    visible: Tensor,
+    cu_q: Tensor,
+    scale: float,
+    extra_key: Tensor | None = None,
+    extra_value: Tensor | None = None,
+    extra_visible: Tensor | None = None,
+    max_rows: int | None = None,
+    num_splits: int | None = None,
+) -> Tensor:
+    """Launcher of the kernel. num_splits overrides the choice; max_rows defaults to T."""
+    rows, heads, head_dim = query.shape
+    requests, num_kv_heads = slots.shape[0], key_cache.shape[1]
+    group = heads // num_kv_heads
+    out = torch.empty_like(query)
+    if rows == 0:
+        return out
+    widest = min(max_rows or rows, rows) * group
+    config = tile_config(widest, head_dim, query.dtype)
+    tiles = triton.cdiv(widest, config["BLOCK_M"])
+    if num_splits is None:
+        num_splits = choose_splits(tiles * num_kv_heads * requests, slots.shape[1], config["BLOCK_N"], query.device)
+    target, lse = out, None
+    if num_splits > 1:
+        target = query.new_empty(rows, heads, num_splits, head_dim, dtype=torch.float32)
+        lse = query.new_empty(rows, heads, num_splits, dtype=torch.float32)
+    extra_strides = [0] * 6 if extra_key is None else [*extra_key.stride()[:3], *extra_value.stride()[:3]]
+    draft_attention_kernel[(tiles * num_splits, num_kv_heads, requests)](
+        query, key_cache, value_cache, target, lse, slots, visible, cu_q, extra_key, extra_value, extra_visible,
+        scale * math.log2(math.e), query.stride(0), query.stride(1), *key_cache.stride()[:2], *value_cache.stride()[:2],
+        *extra_strides, out.stride(0), out.stride(1), slots.stride(0), num_splits,
+        GROUP=group, HEAD_DIM=head_dim, HAS_EXTRA=extra_key is not None, SPLIT=num_splits > 1,
+        PRECISION="tf32x3" if query.dtype == torch.float32 else "tf32", **config,
+    )  # fmt: skip
+    if num_splits > 1:
+        merge_splits(target, lse, out)
+    return out
+
+
 def draft_attention(
     query: Tensor,
     key_cache: Tensor,
@@ -171,6 +308,7 @@ def draft_attention(
     extra_key: Tensor | None = None,
     extra_value: Tensor | None = None,
     extra_visible: Tensor | None = None,
+    max_rows: int | None = None,
 ) -> Tensor:
     """Attend T query rows of R requests to their visible slots; returns [T, H, Dh] in the query's dtype.
 
@@ -180,8 +318,13 @@ def draft_attention(
     visible [T] int32: how many leading entries of its request's list a row sees.
     cu_q [R + 1] int32.
     extra_key, extra_value [R, E, Hkv, Dh] with extra_visible [T] int32: rows outside the cache, seen after the slots.
+    max_rows: upper bound of the rows of one request, known to the host (default T); sizes the GPU launch, nothing else.
     A row that sees nothing gives zeros. A NaN or garbage in one request's rows or slots never reaches another request.
     """
-    return draft_attention_torch(
-        query, key_cache, value_cache, slots, visible, cu_q, scale, extra_key, extra_value, extra_visible
+    if not query.is_cuda:
+        return draft_attention_torch(
+            query, key_cache, value_cache, slots, visible, cu_q, scale, extra_key, extra_value, extra_visible
+        )
+    return draft_attention_triton(
+        query, key_cache, value_cache, slots, visible, cu_q, scale, extra_key, extra_value, extra_visible, max_rows
     )

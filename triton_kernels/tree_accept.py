@@ -1,0 +1,113 @@
+"""Acceptance: walk each request's tree along the target's own tokens.
+
+The lossless rule of METHOD (SpecInfer's verification, arXiv 2305.09781, for drafts that are chosen and not sampled): with
+x(i) the drafted token of node i, y(i) the token the target sampled after node i, and node 0 the root,
+
+    i_0 = 0;    i_{k+1} = the first child c of i_k with x(c) = y(i_k), while there is one
+
+The a nodes i_1 .. i_a are accepted and the tokens y(i_0) .. y(i_a) emitted, the last of them the bonus token.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._triton import tl, triton
+
+
+class Acceptance(NamedTuple):
+    """What the walks of R trees found; W is the width asked for, max_num_nodes."""
+
+    lengths: Tensor
+    """[R] int32, accepted length a of each request: a + 1 tokens are emitted."""
+    nodes: Tensor
+    """[R, W - 1] int32, the accepted nodes' indices in their tree, ascending, then -1; the root is not among them."""
+    tokens: Tensor
+    """[R, W] int64, the a + 1 emitted tokens, then -1."""
+
+
+def tree_accept_torch(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int) -> Acceptance:
+    """Torch path of `tree_accept`: every node's successor at once, then one gather per level of the deepest walk."""
+    device, total = tokens.device, tokens.shape[0]
+    requests = cu_nodes.shape[0] - 1
+    roots = cu_nodes[:-1].long()
+    first = torch.repeat_interleave(roots, cu_nodes.diff().long(), output_size=total)
+    index = torch.arange(total, device=device)
+    parent = torch.where(parents < 0, index, first + parents)
+    follows = (parents >= 0) & (tokens == sampled[parent])
+    # successor[i] = the first child that holds the token sampled at i; `total` stands for none.
+    successor = torch.full((total + 1,), total, device=device)
+    successor.scatter_reduce_(0, parent, torch.where(follows, index, total), "amin")
+
+    steps, walk = roots, [roots]
+    while len(walk) < max_num_nodes:
+        steps = successor[steps]
+        if bool((steps == total).all()):
+            break
+        walk.append(steps)
+    path = torch.stack(walk, 1)
+    on_path = path < total
+    path = path.clamp_max(total - 1)
+
+    out_tokens = torch.full((requests, max_num_nodes), -1, dtype=torch.int64, device=device)
+    out_tokens[:, : path.shape[1]] = torch.where(on_path, sampled[path], -1)
+    nodes = torch.full((requests, max_num_nodes - 1), -1, dtype=torch.int32, device=device)
+    nodes[:, : path.shape[1] - 1] = torch.where(on_path, path - roots.unsqueeze(1), -1)[:, 1:]
+    return Acceptance((on_path.sum(1) - 1).int(), nodes, out_tokens)
+
+
+@triton.jit
+def tree_accept_kernel(
+    tokens, parents, sampled, cu_nodes, out_lengths, out_nodes, out_tokens, stride_nodes, stride_tokens, BLOCK: tl.constexpr
+):  # fmt: skip
+    """One request per program, all of its nodes in one vector."""
+    request = tl.program_id(0).to(tl.int64)
+    first = tl.load(cu_nodes + request)
+    nodes = tl.load(cu_nodes + request + 1) - first
+    i = tl.arange(0, BLOCK)
+    inside = i < nodes
+    parent = tl.load(parents + first + i, mask=inside, other=-1)
+    child = inside & (parent >= 0)
+    wanted = tl.load(sampled + first + parent, mask=child, other=-1)
+    follows = child & (tl.load(tokens + first + i, mask=inside, other=-1) == wanted)
+
+    length = 0
+    node = 0
+    successor = tl.min(tl.where(follows & (parent == 0), i, BLOCK))
+    while successor < BLOCK:
+        tl.store(out_tokens + request * stride_tokens + length, tl.load(sampled + first + node))
+        tl.store(out_nodes + request * stride_nodes + length, successor)
+        node = successor
+        length += 1
+        successor = tl.min(tl.where(follows & (parent == node), i, BLOCK))
+    tl.store(out_tokens + request * stride_tokens + length, tl.load(sampled + first + node))
+    tl.store(out_lengths + request, length)
+
+
+def tree_accept_triton(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int) -> Acceptance:
+    """Launcher of the kernel."""
+    requests = cu_nodes.shape[0] - 1
+    out = Acceptance(
+        torch.empty(requests, dtype=torch.int32, device=tokens.device),
+        torch.full((requests, max_num_nodes - 1), -1, dtype=torch.int32, device=tokens.device),
+        torch.full((requests, max_num_nodes), -1, dtype=torch.int64, device=tokens.device),
+    )
+    if requests:
+        tree_accept_kernel[(requests,)](
+            tokens, parents, sampled, cu_nodes, *out, out.nodes.stride(0), out.tokens.stride(0),
+            BLOCK=triton.next_power_of_2(max_num_nodes), num_warps=1,
+        )  # fmt: skip
+    return out
+
+
+def tree_accept(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int) -> Acceptance:
+    """Walk the trees of R requests, laid out one after the other, N nodes in all.
+
+    tokens [N] int64, the token of every node (the root's is not read); parents [N] int32 or int64, index within the request's
+    tree, -1 at the root, every parent before its children; sampled [N] int64, the target's token after every node;
+    cu_nodes [R + 1] int32, request r owning nodes cu_nodes[r] to cu_nodes[r + 1], at least the root; max_num_nodes: an upper
+    bound of the nodes of one tree, known to the host. Of siblings that hold the same token the first counts.
+    """
+    accept = tree_accept_triton if tokens.is_cuda else tree_accept_torch
+    return accept(tokens, parents, sampled, cu_nodes, max_num_nodes)
