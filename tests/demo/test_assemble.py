@@ -1,0 +1,100 @@
+"""The assembled checkpoint: parts put together as they were trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from vllm_specflash.demo.assemble import PROJECTOR, TOWER, WEIGHTS, demo_target
+from vllm_specflash.demo.cache import build_once
+from vllm_specflash.demo.conversations import IMAGE_TOKEN_ID
+from vllm_specflash.demo.evaluate import chat
+from vllm_specflash.demo.lora import LoraLinear, add_lora, merge_lora
+from vllm_specflash.demo.projector import Projector
+from vllm_specflash.demo.tower import build_tower, patch_features, pixels
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "data"
+
+
+@pytest.fixture(scope="module")
+def target():
+    return demo_target()
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """uint8 [4, 96, 96, 3]: shipped held-out scenes."""
+    files = sorted((EXAMPLES / "pictures").glob("scene-*.png"))[:4]
+    return np.stack([np.asarray(Image.open(file)) for file in files])
+
+
+def test_shipped_weights_are_small():
+    assert sum(file.stat().st_size for file in WEIGHTS.glob("*.safetensors")) <= 20e6
+
+
+def test_processor_scales_pixels_as_training_did(target, pictures):
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(target)
+    given = processor.image_processor([Image.fromarray(p) for p in pictures], return_tensors="pt").pixel_values
+    torch.testing.assert_close(given, pixels(pictures), atol=1e-5, rtol=0)
+
+
+def test_prompt_is_laid_out_as_in_training(target, pictures):
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(target)
+    text = processor.apply_chat_template(chat("What is this?", 2), add_generation_prompt=True)
+    ids = processor(text=text, images=[Image.fromarray(p) for p in pictures[:2]], return_tensors="pt").input_ids[0]
+    encode = processor.tokenizer.encode
+    picture = [IMAGE_TOKEN_ID] * 64 + encode("\n")
+    asked = encode("What is this?<|im_end|>\n<|im_start|>assistant\n")
+    assert ids.tolist() == encode("<|im_start|>user\n") + 2 * picture + asked
+
+
+def test_llava_sees_the_features_the_projector_was_trained_on(target, pictures):
+    from transformers import LlavaForConditionalGeneration
+
+    model = LlavaForConditionalGeneration.from_pretrained(target, dtype=torch.float32)
+    tower, projector = build_tower().eval(), Projector()
+    tower.load_state_dict(load_file(WEIGHTS / TOWER))
+    projector.load_state_dict(load_file(WEIGHTS / PROJECTOR))
+    with torch.inference_mode():
+        wanted = projector(patch_features(tower, pixels(pictures)))
+        given = model.get_image_features(pixels(pictures)).pooler_output
+    torch.testing.assert_close(torch.stack(list(given)), wanted, atol=2e-2, rtol=2e-2)
+
+
+def test_merged_lora_computes_what_the_adapter_did():
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"block": torch.nn.ModuleDict({"q_proj": torch.nn.Linear(12, 8, bias=False)})})
+    plain = torch.nn.Linear(12, 8, bias=False)
+    plain.load_state_dict(model["block"]["q_proj"].state_dict())
+    lora = add_lora(model)
+    assert isinstance(model["block"]["q_proj"], LoraLinear)
+    torch.nn.init.normal_(lora["block.q_proj.lora_b"])
+    x = torch.randn(3, 12)
+    merged = torch.nn.ModuleDict({"block": torch.nn.ModuleDict({"q_proj": plain})})
+    merge_lora(merged, {name: p.detach() for name, p in lora.items()})
+    torch.testing.assert_close(merged["block"]["q_proj"](x), model["block"]["q_proj"](x))
+
+
+def test_a_build_that_fails_leaves_nothing_behind(tmp_path):
+    def build(folder):
+        (folder / "half").touch()
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        build_once(tmp_path / "model", build)
+    assert not list(tmp_path.iterdir())
+
+
+def test_shipped_examples_are_complete():
+    lines = [json.loads(line) for line in (EXAMPLES / "pictures.jsonl").read_text().splitlines()]
+    assert {line["task"] for line in lines} == {"scenes", "clips"}
+    assert all((EXAMPLES / image).is_file() for line in lines for image in line["images"])
+    assert all(len(line["images"]) == (8 if line["task"] == "clips" else 1) for line in lines)

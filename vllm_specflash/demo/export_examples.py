@@ -1,0 +1,50 @@
+"""Held-out pictures and clips as files: `python -m vllm_specflash.demo.export_examples examples/data`.
+
+Writes pictures/*.png and pictures.jsonl, one JSON object a line: `id`, `task` ("scenes" or "clips"), `images` (paths relative to
+the folder, frames in order), `prompt` and `reference` (what a perfect target would answer, at least 64 tokens).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vllm_specflash.demo import clip_language, scene_language
+from vllm_specflash.demo.clips import sample_clip
+from vllm_specflash.demo.scenes import sample_scene
+from vllm_specflash.demo.smollm2 import load_tokenizer
+from vllm_specflash.demo.split import sample_in
+
+SCENES, CLIPS, MIN_TOKENS = 24, 8, 64
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    tokenizer = load_tokenizer()
+    rng = np.random.default_rng(2024)
+    lines = []
+    for task, count, requests, sample in (
+        ("scenes", SCENES, scene_language.DETAILED, sample_scene),
+        ("clips", CLIPS, clip_language.DETAILED, lambda r: sample_clip(r, (8,))),
+    ):
+        for i in range(count):
+            request, answer = list(requests.items())[i % len(requests)]
+            drawn = sample_in("heldout", sample, rng)
+            while len(tokenizer(answer(drawn)).input_ids) < MIN_TOKENS:
+                drawn = sample_in("heldout", sample, rng)
+            name = f"{task.removesuffix('s')}-{i:02d}"
+            images = []
+            for frame, picture in enumerate(drawn.pictures()):
+                images.append(f"pictures/{name}-{frame}.png" if task == "clips" else f"pictures/{name}.png")
+                Image.fromarray(picture).save(folder / images[-1], optimize=True)
+            lines.append({"id": name, "task": task, "images": images, "prompt": request, "reference": answer(drawn)})
+    (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()
