@@ -15,11 +15,17 @@ OLDEST, NEWEST = (0, 26), (0, 33)
 
 @dataclass(frozen=True)
 class Name:
-    """`module:Qualified.name` and the parameters (or, for classes, attributes set or read) that we use."""
+    """`module.Qualified.name`, and what of it we use.
+
+    Attributes:
+        parameters: of a function, or of a class's __init__.
+        attributes: of a class's instances. Most are set in __init__, so only `make compat` can check them.
+    """
 
     module: str
     qualname: str
     parameters: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.module}.{self.qualname}"
@@ -27,6 +33,11 @@ class Name:
 
 # Wrapped or read in every process.
 CONFIG_NAMES = (
+    Name(
+        "vllm.engine.arg_utils",
+        "EngineArgs",
+        attributes=("speculative_config", "worker_cls", "kv_cache_dtype"),
+    ),
     Name("vllm.engine.arg_utils", "EngineArgs.add_cli_args", ("parser",)),
     Name("vllm.engine.arg_utils", "EngineArgs.create_engine_config"),
     Name(
@@ -34,13 +45,36 @@ CONFIG_NAMES = (
         "EngineArgs.create_speculative_config",
         ("target_model_config", "target_parallel_config"),
     ),
-    Name("vllm.config.speculative", "SpeculativeConfig"),
+    Name(
+        "vllm.config.speculative",
+        "SpeculativeConfig",
+        attributes=("method", "model", "num_speculative_tokens", "target_model_config", "target_parallel_config"),
+    ),
     Name("vllm.config.utils", "config"),
-)
+    Name(
+        "vllm.config.model",
+        "ModelConfig",
+        attributes=(
+            "model", "revision", "dtype", "hf_config", "runner_type", "is_encoder_decoder", "is_hybrid",
+            "is_attention_free", "use_mla", "get_hidden_size", "get_vocab_size", "get_total_num_kv_heads",
+            "get_head_size", "get_total_num_hidden_layers",
+        ),
+    ),
+    Name(
+        "vllm.config.parallel",
+        "ParallelConfig",
+        attributes=("pipeline_parallel_size", "tensor_parallel_size", "decode_context_parallel_size"),
+    ),
+)  # fmt: skip
 
 # Leaned on inside a worker.
 ENGINE_NAMES = (
     Name("vllm.v1.worker.gpu_worker", "Worker.init_device"),
+    Name(
+        "vllm.v1.worker.gpu_model_runner",
+        "GPUModelRunner",
+        attributes=("drafter", "input_batch", "requests", "max_model_len", "num_spec_tokens"),
+    ),
     Name(
         "vllm.v1.worker.gpu_model_runner",
         "GPUModelRunner.propose_draft_token_ids",
@@ -50,10 +84,36 @@ ENGINE_NAMES = (
         ),
     ),
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._input_fits_in_drafter", ("common_attn_metadata",)),
+    Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._update_states", ("scheduler_output",)),
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.load_model"),
     Name("vllm.v1.spec_decode.custom_class_proposer", "create_custom_proposer", ("vllm_config",)),
-    Name("vllm.v1.worker.gpu_input_batch", "InputBatch"),
-    Name("vllm.v1.worker.gpu_input_batch", "CachedRequestState"),
+    Name(
+        "vllm.v1.worker.gpu_input_batch",
+        "InputBatch",
+        attributes=("req_ids", "num_computed_tokens_cpu", "token_ids_cpu"),
+    ),
+    Name(
+        "vllm.v1.worker.gpu_input_batch",
+        "CachedRequestState",
+        attributes=("mm_features", "num_tokens", "output_token_ids", "sampling_params"),
+    ),
+    Name(
+        "vllm.v1.core.sched.output",
+        "SchedulerOutput",
+        attributes=(
+            "finished_req_ids", "scheduled_new_reqs", "num_scheduled_tokens", "scheduled_spec_decode_tokens",
+        ),
+    ),
+    Name("vllm.v1.core.sched.output", "NewRequestData", attributes=("req_id", "mm_features")),
+    Name("vllm.multimodal.inputs", "MultiModalFeatureSpec", attributes=("modality", "mm_position")),
+    Name("vllm.multimodal.inputs", "PlaceholderRange", attributes=("offset", "length")),
+    Name("vllm.v1.attention.backend", "CommonAttentionMetadata", attributes=("block_table_tensor",)),
+    Name(
+        "vllm.model_executor.layers.attention",
+        "Attention",
+        ("num_heads", "head_size", "scale", "num_kv_heads", "cache_config", "prefix"),
+        attributes=("kv_cache",),
+    ),
     Name("vllm.forward_context", "set_forward_context"),
 )  # fmt: skip
 # Only where the CPU build is: a GPU wheel's module of the same name may not import there.

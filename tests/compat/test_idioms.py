@@ -1,0 +1,40 @@
+"""Ways in which vLLM's own code does things that the plugin counts on, beyond names and signatures."""
+
+import ast
+
+
+def _tree(release, module: str) -> ast.Module:
+    return ast.parse(release.source(module))
+
+
+def _functions(tree: ast.Module):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def test_custom_class_is_a_speculative_method(release):
+    texts = {node.value for node in ast.walk(_tree(release, "vllm.config.speculative")) if isinstance(node, ast.Constant)}
+    assert "custom_class" in texts
+
+
+def test_custom_class_keeps_the_v1_model_runner(release):
+    functions = _functions(_tree(release, "vllm.config.vllm"))
+    (unsupported,) = [node for node in functions if node.name == "_get_v2_model_runner_unsupported_features"]
+    text = ast.unparse(unsupported)
+    listed = "'custom_class'" in text
+    # 0.26 lists instead what the V2 runner can do.
+    assert listed or "speculative_config.method not in ('eagle'" in text
+
+
+def test_gpu_worker_imports_the_runner_class_when_it_builds_it(release):
+    builders = [
+        node
+        for function in _functions(_tree(release, "vllm.v1.worker.gpu_worker"))
+        for node in ast.walk(function)
+        if isinstance(node, ast.ImportFrom) and node.module == "vllm.v1.worker.gpu_model_runner"
+    ]
+    assert [alias.name for node in builders for alias in node.names] == ["GPUModelRunner"]
+
+
+def test_cpu_worker_builds_the_runner_class_by_its_module_level_name(release):
+    (init_device,) = [n for n in _functions(_tree(release, "vllm.v1.worker.cpu_worker")) if n.name == "init_device"]
+    assert "self.model_runner = CPUModelRunner(" in ast.unparse(init_device)
