@@ -1,0 +1,43 @@
+"""`specflash`: one module of vllm_specflash.commands per command, imported when the command runs."""
+
+from importlib import import_module
+
+import typer
+from typer.core import TyperGroup
+
+COMMANDS = {
+    "data": "Answers of a target to prompts, generated with vLLM.",
+    "train": "A draft for a target, from its answers.",
+    "eval": "Simulated acceptance of a draft, per task and position.",
+    "convert": "A checkpoint in the authors' layout, as one of ours.",
+}
+
+
+class LazyCommands(TyperGroup):
+    """Loads a command's module only when that command is asked for: `specflash --help` imports no torch."""
+
+    def list_commands(self, ctx):
+        return list(COMMANDS)
+
+    def get_command(self, ctx, name):
+        if name not in COMMANDS:
+            return None
+        module = typer.Typer(add_completion=False)
+        module.command(name, help=COMMANDS[name])(import_module(f"vllm_specflash.commands.{name}").run)
+        return typer.main.get_command(module)
+
+    def format_commands(self, ctx, formatter):
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(cls=LazyCommands, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _specflash() -> None:
+    """SpecFLASH speculative decoding: from a target to its draft."""
+
+
+if __name__ == "__main__":
+    app()

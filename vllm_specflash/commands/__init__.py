@@ -1,0 +1,1 @@
+"""The commands of `specflash`, one module each with a function `run`."""

@@ -1,0 +1,25 @@
+"""Tables that the commands print."""
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+
+from vllm_specflash.train.simulate import Acceptance
+
+
+def print_skipped(skipped: Counter) -> None:
+    """What was left out and why; silent when nothing was."""
+    for reason, count in skipped.most_common():
+        Console(stderr=True).print(f"skipped {count}: {reason}", markup=False)
+
+
+def print_acceptance(results: dict[str, Acceptance], title: str) -> None:
+    """Tau and acceptance per position of each task."""
+    table = Table(title=title)
+    for column in ("task", "forwards", "tau", "accepted at position 1, 2, ..."):
+        table.add_column(column)
+    for task, result in sorted(results.items()):
+        positions = " ".join(f"{share:.2f}" for share in result.per_position)
+        table.add_row(task, str(result.steps), f"{result.tau:.3f}", positions)
+    Console().print(table)

@@ -1,0 +1,100 @@
+"""Answers as training items, with features from the cache or, without one, from the target batch by batch."""
+
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from vllm_specflash.train.answers import Answer, AnswerFolder
+from vllm_specflash.train.batch import Batch, collate
+from vllm_specflash.train.features import FeatureCache
+from vllm_specflash.train.target import Sample, Target
+
+
+@dataclass
+class Features:
+    """A batch with what the target says about it: hidden [B, L, D]."""
+
+    samples: list[Sample]
+    batch: Batch
+    hidden: Tensor
+
+    def to(self, device: torch.device) -> "Features":
+        return Features(self.samples, self.batch.to(device), self.hidden.to(device))
+
+
+def is_held_out(answer_id: str, share: float) -> bool:
+    """Decided by the id alone: the split survives new data and other folders.
+
+    Salted, since what is answered by sampling is decided by the id too.
+    """
+    return zlib.crc32(f"held out: {answer_id}".encode()) % 1000 < 1000 * share
+
+
+def load_answers(folder: AnswerFolder, target: Target, max_length: int, skipped: Counter) -> list[Answer]:
+    """Answers that can be trained on; the others are left out and their reason counted.
+
+    What only reading an image can tell (a corrupt one) is counted later, when the image is read.
+    """
+    kept = []
+    limit = target.lm_head.shape[0]
+    for answer in folder:
+        if len(answer.token_ids) < 2:
+            skipped["the answer has fewer than two tokens"] += 1
+        elif len(answer.token_ids) > max_length:
+            skipped[f"prompt and answer are longer than {max_length} tokens"] += 1
+        elif max(answer.token_ids) >= limit:
+            skipped["the answer has tokens that the target does not know"] += 1
+        else:
+            kept.append(answer)
+    return kept
+
+
+class AnswerSet(torch.utils.data.Dataset):
+    """Samples by index; None stands for one that could not be read, with its reason counted in `skipped`."""
+
+    def __init__(self, answers: list[Answer], target: Target, max_length: int, skipped: Counter, cache: FeatureCache | None):
+        self.answers, self.target, self.max_length = answers, target, max_length
+        self.skipped, self.cache = skipped, cache
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __getitem__(self, index: int) -> Sample | None:
+        answer = self.answers[index]
+        if self.cache is not None and answer.prompt.id in self.cache:
+            return self.cache.samples[answer.prompt.id]
+        try:
+            return self.target.sample(answer, self.max_length)
+        except (ValueError, OSError) as error:
+            self.skipped[str(error)] += 1
+            return None
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens to bucket by: of the sequence where it is known, else of the answer."""
+        known = self.cache.samples if self.cache is not None else {}
+        return [len(known[a.prompt.id]) if a.prompt.id in known else len(a.token_ids) for a in self.answers]
+
+    def fill_cache(self, batch_size: int) -> None:
+        """One pass of the target over everything that the cache does not hold; drops what cannot be read."""
+        todo = [i for i, answer in enumerate(self.answers) if answer.prompt.id not in self.cache]
+        todo.sort(key=lambda i: len(self.answers[i].token_ids))
+        for start in track(range(0, len(todo), batch_size), description="features of the target"):
+            samples = [self[i] for i in todo[start : start + batch_size]]
+            samples = [sample for sample in samples if sample is not None]
+            if samples:
+                self.cache.append(samples, self.target.hidden_states(samples))
+        self.answers = [answer for answer in self.answers if answer.prompt.id in self.cache]
+
+    def features(self, samples: list[Sample], num_latents: int, width: int) -> Features:
+        """A batch of samples with their hidden states."""
+        if self.cache is not None and all(sample.id in self.cache for sample in samples):
+            hidden = pad_sequence([self.cache.hidden(sample.id) for sample in samples], batch_first=True)
+        else:
+            hidden = self.target.hidden_states(samples)
+        return Features(samples, collate(samples, num_latents, width), hidden)

@@ -1,0 +1,32 @@
+"""Simulated acceptance of a draft over held-out answers, per task."""
+
+from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.train.dataset import AnswerSet
+from vllm_specflash.train.simulate import Acceptance, greedy_chains, walk
+from vllm_specflash.train.target import Target
+
+
+def evaluate_draft(
+    draft: SpecFlashDraft, target: Target, answers: AnswerSet, rounds: int = 1, chain_length: int | None = None
+) -> dict[str, Acceptance]:
+    """Acceptance by task, in the draft's dtype. Answers that were not greedy are left out: they are not reproducible.
+
+    `chain_length` cuts the chains of R * K tokens, as the engine's num_speculative_tokens does.
+    """
+    config, dtype = draft.config, draft.dtype
+    training = draft.training
+    draft.eval()
+    lm_head = draft.draft_lm_head(target.lm_head).to(dtype)
+    embedding = target.embedding.to(dtype)
+    results: dict[str, Acceptance] = {}
+    for index in range(len(answers)):
+        sample = answers[index]
+        if sample is None or not sample.greedy:
+            continue
+        features = answers.features([sample], config.num_latents, config.semi_ar_width).to(draft.device)
+        chains = greedy_chains(draft, features.batch, features.hidden.to(dtype), embedding, lm_head, rounds)
+        answer = sample.input_ids[sample.answer_start :].to(chains.device)
+        acceptance = walk(chains[:, :chain_length], answer)
+        results[sample.task] = results[sample.task] + acceptance if sample.task in results else acceptance
+    draft.train(training)
+    return results

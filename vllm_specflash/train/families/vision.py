@@ -1,0 +1,55 @@
+"""What vision-language families with a transformers processor share."""
+
+from abc import abstractmethod
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vllm_specflash.train.families.family import Encoding, Family, find_spans
+from vllm_specflash.train.prompts import Prompt
+
+
+class VisionFamily(Family):
+    def load_model(self, dtype: torch.dtype) -> nn.Module:
+        return AutoModelForImageTextToText.from_pretrained(self.path, dtype=dtype).eval()
+
+    @cached_property
+    def processor(self):
+        return AutoProcessor.from_pretrained(self.path)
+
+    @property
+    def tokenizer(self):
+        return self.processor.tokenizer
+
+    @abstractmethod
+    def span_lengths(self, features: dict[str, Tensor]) -> list[int]:
+        """Visual tokens of each image, in the prompt's order, from the processor's output."""
+
+    def encode(self, prompt: Prompt) -> Encoding:
+        from PIL import Image
+
+        text = self.processor.apply_chat_template(self.chat_format(prompt), add_generation_prompt=True, tokenize=False)
+        images = [Image.open(path).convert("RGB") for path in prompt.image_paths]
+        features = dict(self.processor(text=[text], images=images or None, return_tensors="pt"))
+        ids = features.pop("input_ids")[0]
+        pixels = {name: value for name, value in features.items() if name in self.pixel_names}
+        lengths = self.span_lengths(pixels) if images else []
+        return Encoding(ids, find_spans(ids, self.config.image_token_id, lengths), pixels)
+
+    def chat_format(self, prompt: Prompt) -> list[dict]:
+        """Messages whose contents are all lists of parts, as processors' templates expect."""
+        return [
+            {"role": m["role"], "content": [{"type": "text", "text": m["content"]}]
+             if isinstance(m["content"], str) else [{k: v for k, v in p.items() if k != "path"} for p in m["content"]]}
+            for m in prompt.messages
+        ]  # fmt: skip
+
+    # Names of the processor's outputs that the model's forward takes beside the ids.
+    pixel_names: tuple[str, ...] = ("pixel_values",)
+
+    def batch_pixels(self, pixels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Images of the whole batch along the first dimension, as LLaVA and Qwen2.5-VL both want them."""
+        names = [name for name in self.pixel_names if any(name in sample for sample in pixels)]
+        return {name: torch.cat([sample[name] for sample in pixels if name in sample]) for name in names}

@@ -1,0 +1,116 @@
+"""From folders of answers to a draft checkpoint: what `specflash train` does, step by step."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.train.allocator import keep_freed_memory
+from vllm_specflash.train.answers import AnswerFolder
+from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
+from vllm_specflash.train.evaluate import evaluate_draft
+from vllm_specflash.train.features import FeatureCache
+from vllm_specflash.train.loss import LossOptions
+from vllm_specflash.train.provenance import write_provenance
+from vllm_specflash.train.shape import DraftOptions, new_draft
+from vllm_specflash.train.simulate import Acceptance
+from vllm_specflash.train.target import Target
+from vllm_specflash.train.trainer import SpecFlashTrainer, StopFile, TeacherForcing
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """How long, how fast, and on what."""
+
+    epochs: float = field(default=4.0, metadata={"help": "Passes over the answers."})
+    batch_size: int = field(default=8, metadata={"help": "Answers per device and forward, bucketed by length."})
+    accumulation: int = field(default=1, metadata={"help": "Forwards per optimiser step."})
+    learning_rate: float = field(default=6e-4, metadata={"help": "Peak of AdamW's learning rate."})
+    schedule: str = field(default="cosine", metadata={"help": "transformers' name of the schedule after warm-up."})
+    warmup_steps: int = field(default=100, metadata={"help": "Steps to the peak."})
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are scaled down to this norm."})
+    max_length: int = field(default=4096, metadata={"help": "Longest prompt and answer together, in tokens."})
+    held_out_share: float = field(default=0.05, metadata={"help": "Share of the answers kept for evaluation."})
+    held_out_limit: int = field(default=64, metadata={"help": "Most held-out answers evaluated during training."})
+    evaluate_every: int = field(default=250, metadata={"help": "Steps between evaluations and checkpoints."})
+    features: Path | None = field(default=None, metadata={"help": "Keep the target's features here, on disk."})
+    tensorboard: bool = field(default=False, metadata={"help": "Log for TensorBoard into <out>/checkpoints/runs."})
+    start_from: Path | None = field(default=None, metadata={"help": "Draft to continue from; its shape is kept."})
+    bf16: bool = field(default=True, metadata={"help": "Matrix products in bfloat16, parameters in float32."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
+
+
+def train_draft(
+    target_path: str, data: list[Path], out: Path, shape: DraftOptions, loss: LossOptions, recipe: RecipeOptions
+) -> tuple[dict[str, Acceptance], Counter]:
+    """Train, save to `out`, and return the simulated acceptance per task and the skipped answers by reason.
+
+    Started again with the same arguments after an interruption, it continues from the last checkpoint.
+    """
+    keep_freed_memory()
+    torch.manual_seed(recipe.seed)
+    skipped: Counter = Counter()
+    checkpoints = out / "checkpoints"
+    args = TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.accumulation,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=recipe.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps",
+        eval_steps=recipe.evaluate_every,
+        save_steps=recipe.evaluate_every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_tau",
+        greater_is_better=True,
+        logging_steps=25,
+        report_to=["tensorboard"] if recipe.tensorboard else [],
+        remove_unused_columns=False,
+        seed=recipe.seed,
+        disable_tqdm=True,
+    )
+    target = Target(target_path).to(args.device)
+    folders = [AnswerFolder(folder) for folder in data]
+    answers = [a for folder in folders for a in load_answers(folder, target, recipe.max_length, skipped)]
+    held_out = [a for a in answers if is_held_out(a.prompt.id, recipe.held_out_share)]
+    training = [a for a in answers if not is_held_out(a.prompt.id, recipe.held_out_share)]
+    held_out = [a for a in held_out if a.temperature == 0][: recipe.held_out_limit]
+    cache = None
+    if recipe.features is not None:
+        cache = FeatureCache(recipe.features, target.text_config.hidden_size, target.name)
+    sets = [AnswerSet(part, target, recipe.max_length, skipped, cache) for part in (training, held_out)]
+    if cache is not None:
+        for answer_set in sets:
+            answer_set.fill_cache(recipe.batch_size)
+    if recipe.start_from is not None:
+        draft, coverage = SpecFlashDraft.from_pretrained(recipe.start_from, dtype=torch.float32), None
+    else:
+        draft, coverage = new_draft(target, shape, training)
+    forcing = TeacherForcing(draft.to(args.device), target, loss)
+    trainer = SpecFlashTrainer(forcing, target, args, *sets)
+    trainer.add_callback(StopFile)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    results = evaluate_draft(draft, target, sets[1])
+    if trainer.is_world_process_zero():
+        draft.to(torch.bfloat16).save_pretrained(out)
+        write_provenance(
+            out / "provenance.json", target=target.name, answers=len(training),
+            answer_tokens=sum(len(a.token_ids) for a in training), vocabulary_coverage=coverage,
+            data_sha256=[folder.digest() for folder in folders], skipped=dict(skipped), shape=asdict(shape),
+            loss=asdict(loss), recipe=asdict(recipe), steps=trainer.state.global_step,
+            held_out={task: {"tau": r.tau, "forwards": r.steps, "accepted_at": r.per_position} for task, r in results.items()},
+        )  # fmt: skip
+    return results, skipped

@@ -1,0 +1,55 @@
+"""The shape of a new draft, taken from its target and from the answers."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.train.answers import Answer
+from vllm_specflash.train.target import Target
+from vllm_specflash.train.vocabulary import choose_vocabulary
+
+
+@dataclass(frozen=True)
+class DraftOptions:
+    """Shape of the draft."""
+
+    semi_ar_width: int = field(default=5, metadata={"help": "K, tokens per draft forward."})
+    num_rounds: int = field(default=1, metadata={"help": "R, draft forwards per step that the checkpoint asks for."})
+    num_latents: int = field(default=16, metadata={"help": "M, rows that a visual span is pooled into."})
+    head_expansion: int = field(default=4, metadata={"help": "Width of the head's hidden layer, in hidden sizes."})
+    draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens the draft can propose; 0: all."})
+    transition_rank: int = field(default=64, metadata={"help": "Rank of the correction between positions; 0: none."})
+    variant: str = field(default="residual", metadata={"help": "residual or plain."})
+
+
+def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> tuple[SpecFlashDraft, float]:
+    """An untrained draft for a target, its vocabulary taken from the answers; and the vocabulary's coverage of them."""
+    text, vocab = target.text_config, target.lm_head.shape[0]
+    d2t, coverage = None, 1.0
+    if options.draft_vocab_size and options.draft_vocab_size < vocab:
+        d2t, coverage = choose_vocabulary((answer.token_ids for answer in answers), options.draft_vocab_size)
+    config = SpecFlashConfig(
+        hidden_size=text.hidden_size,
+        num_attention_heads=text.num_attention_heads,
+        num_key_value_heads=text.num_key_value_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        rms_norm_eps=text.rms_norm_eps,
+        semi_ar_width=options.semi_ar_width,
+        num_rounds=options.num_rounds,
+        num_latents=options.num_latents,
+        head_expansion=options.head_expansion,
+        draft_vocab_size=None if d2t is None else len(d2t),
+        transition_rank=options.transition_rank,
+        variant=options.variant,
+        target_name=target.name,
+        target_vocab_size=vocab,
+    )
+    draft = SpecFlashDraft(config)
+    if d2t is not None:
+        draft.d2t.copy_(d2t)
+    # Embeddings are far smaller than hidden states: without this W_fc barely sees which token comes next.
+    with torch.no_grad():
+        rms = target.embedding[:1024].float().pow(2).mean().sqrt()
+        draft.fc.weight[:, : config.hidden_size] /= rms
+    return draft, coverage

@@ -1,0 +1,115 @@
+"""Simulated acceptance: the draft's greedy chains against the target's own greedy answer, without serving."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.draft.attention import dense_causal_attention
+from vllm_specflash.train.batch import Batch
+from vllm_specflash.train.forward import compressed_inputs
+
+
+@dataclass
+class Acceptance:
+    """Counts over target forwards; two of them add up.
+
+    Attributes:
+        steps: target forwards after the first token of each answer.
+        emitted: tokens they gave.
+        accepted_at: [chain length] forwards in which that position of the chain was accepted.
+    """
+
+    steps: int
+    emitted: int
+    accepted_at: Tensor
+
+    def __add__(self, other: "Acceptance") -> "Acceptance":
+        return Acceptance(
+            self.steps + other.steps, self.emitted + other.emitted, self.accepted_at + other.accepted_at
+        )
+
+    @property
+    def tau(self) -> float:
+        """Mean tokens emitted per target forward, the bonus token included."""
+        return self.emitted / max(self.steps, 1)
+
+    @property
+    def per_position(self) -> list[float]:
+        """Share of forwards in which position 1, 2, ... of the chain was accepted."""
+        return (self.accepted_at / max(self.steps, 1)).tolist()
+
+
+def _continue_attention(keys: Tensor, values: Tensor, last: Tensor, k: Tensor, v: Tensor, q: Tensor) -> Tensor:
+    """Attention of chains that branch off a sequence: chain p sees its rows <= last[p] and, causally, its own.
+
+    keys, values [S, Hkv, Dh] of the sequence; k, v [P, C, Hkv, Dh] of the chains so far; q [P, Q, H, Dh] of their
+    last Q rows -> [P, Q, H, Dh].
+    """
+    chains, own, queries = k.shape[0], k.shape[1], q.shape[1]
+    rows = keys.shape[0]
+    seen = torch.arange(rows, device=q.device) <= last[:, None]
+    causal = torch.ones(queries, own, dtype=torch.bool, device=q.device).tril(own - queries)
+    mask = torch.cat((seen[:, None].expand(-1, queries, -1), causal.expand(chains, -1, -1)), dim=-1)
+    every_k = torch.cat((keys.expand(chains, -1, -1, -1), k), dim=1)
+    every_v = torch.cat((values.expand(chains, -1, -1, -1), v), dim=1)
+    attended = F.scaled_dot_product_attention(
+        q.transpose(1, 2), every_k.transpose(1, 2), every_v.transpose(1, 2), mask[:, None], enable_gqa=True
+    )
+    return attended.transpose(1, 2)
+
+
+@torch.no_grad()
+def greedy_chains(
+    draft: SpecFlashDraft, batch: Batch, hidden: Tensor, embedding: Tensor, lm_head: Tensor, rounds: int
+) -> Tensor:
+    """Chains of R * K target ids drafted at every trained position of a batch of one sample: [P, R * K].
+
+    Row p stands at target position t and guesses x_{t+2}, x_{t+3}, ...; lm_head is the draft's, [V_d, D].
+    """
+    if batch.shape[0] != 1:
+        raise ValueError("Chains are simulated one sample at a time.")
+    sequence = {}
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        sequence.update(k=k[0], v=v[0])
+        return dense_causal_attention(q, k, v)
+
+    u = compressed_inputs(draft, batch, hidden, embedding)
+    x = draft.layer(u, torch.arange(u.shape[1])[None], attend)[0, batch.answer_rows]
+    rows, chain, chain_k, chain_v = batch.answer_rows, [], [], []
+    while True:
+        states = draft.predict(x)
+        tokens = draft.to_target_ids(draft.greedy_chain(F.linear(states.to(lm_head.dtype), lm_head).float()))
+        chain.append(tokens)
+        if len(chain) == rounds:
+            return torch.cat(chain, dim=1)
+
+        def attend_chain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            chain_k.append(k)
+            chain_v.append(v)
+            own_k, own_v = torch.cat(chain_k, dim=1), torch.cat(chain_v, dim=1)
+            return _continue_attention(sequence["k"], sequence["v"], batch.answer_rows, own_k, own_v, q)
+
+        positions = rows[:, None] + torch.arange(1, tokens.shape[1] + 1)
+        x = draft.layer(draft.fuse(embedding[tokens].to(states.dtype), states), positions, attend_chain)[:, -1]
+        rows = positions[:, -1]
+
+
+def walk(chains: Tensor, answer: Tensor) -> Acceptance:
+    """Speculative decoding of one greedy answer.
+
+    answer [n] token ids; chains [n - 1, C]: row p was drafted when answer[: p + 1] was committed and guesses
+    answer[p + 1 :]. The first token comes from the prefill and is not counted.
+    """
+    done, steps = 1, 0
+    accepted_at = torch.zeros(chains.shape[1], dtype=torch.long)
+    while done < len(answer):
+        steps += 1
+        guesses = chains[done - 1, : len(answer) - done]
+        right = (guesses == answer[done : done + len(guesses)]).long().cumprod(0)
+        accepted_at[: len(right)] += right
+        done += min(int(right.sum()) + 1, len(answer) - done)
+    return Acceptance(steps, len(answer) - 1, accepted_at)

@@ -1,0 +1,89 @@
+"""The frozen target: samples in, final hidden states out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig
+
+from vllm_specflash.train.answers import Answer
+from vllm_specflash.train.families import FAMILIES
+from vllm_specflash.train.families.family import Encoding
+
+
+@dataclass
+class Sample:
+    """One teacher-forced sequence: prompt and answer in ids [L]; the answer starts at `answer_start`."""
+
+    id: str
+    task: str
+    input_ids: Tensor
+    answer_start: int
+    spans: list[tuple[int, int]]
+    pixels: dict[str, Tensor]
+    greedy: bool
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class Target:
+    """A target checkpoint under transformers, in bfloat16 and without gradients.
+
+    Attributes:
+        embedding: [V, D], the input embedding table.
+        lm_head: [V, D].
+    """
+
+    def __init__(self, path: str, dtype: torch.dtype = torch.bfloat16):
+        self.path, self.config = str(path), AutoConfig.from_pretrained(path)
+        if self.config.model_type not in FAMILIES:
+            raise ValueError(
+                f"Targets of type {self.config.model_type!r} cannot be trained for yet (known: {', '.join(FAMILIES)}): "
+                "add a module to vllm_specflash/train/families."
+            )
+        self.family = FAMILIES[self.config.model_type](self.config, self.path)
+        self.model = self.family.load_model(dtype).requires_grad_(False)
+        self.embedding = self.model.get_input_embeddings().weight
+        self.lm_head = self.model.get_output_embeddings().weight
+
+    @property
+    def name(self) -> str:
+        """Folder or hub id as given."""
+        return self.path
+
+    def to(self, device: torch.device) -> "Target":
+        self.model.to(device)
+        self.embedding = self.model.get_input_embeddings().weight
+        self.lm_head = self.model.get_output_embeddings().weight
+        return self
+
+    @property
+    def text_config(self):
+        return self.config.get_text_config()
+
+    def sample(self, answer: Answer, max_length: int) -> Sample:
+        """Teacher-forced sequence of an answer. Raises ValueError when it is longer than `max_length`."""
+        encoding: Encoding = self.family.encode(answer.prompt)
+        ids = torch.cat((encoding.input_ids, torch.tensor(answer.token_ids)))
+        if len(ids) > max_length:
+            raise ValueError(f"prompt and answer are longer than {max_length} tokens")
+        prompt = answer.prompt
+        start = len(encoding.input_ids)
+        return Sample(prompt.id, prompt.task, ids, start, encoding.spans, encoding.pixels, answer.temperature == 0)
+
+    @torch.no_grad()
+    def hidden_states(self, samples: list[Sample]) -> Tensor:
+        """Final hidden states, after the last norm: [B, longest L, D], zeros where a sample has ended."""
+        device = self.embedding.device
+        ids = pad_sequence([sample.input_ids for sample in samples], batch_first=True).to(device)
+        lengths = torch.tensor([len(sample) for sample in samples], device=device)
+        mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+        pixels = self.family.batch_pixels([sample.pixels for sample in samples])
+        pixels = {
+            name: value.to(device, self.embedding.dtype if value.is_floating_point() else None)
+            for name, value in pixels.items()
+        }
+        hidden = self.model.model(input_ids=ids, attention_mask=mask.long(), use_cache=False, **pixels).last_hidden_state
+        return hidden * mask[..., None]
