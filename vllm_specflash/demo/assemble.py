@@ -58,7 +58,7 @@ def _build_llava(folder: Path, weights: Path) -> None:
     from vllm_specflash.demo.lora import merge_lora
 
     text = load_language_model()
-    merge_lora(text.model, load_file(weights / LORA))
+    merge_lora(text, load_file(weights / LORA))
     tensors = {f"language_model.{name}": tensor for name, tensor in text.state_dict().items() if name != "lm_head.weight"}
     # The names of published LLaVA checkpoints, which both transformers and every supported vLLM read; transformers 5
     # itself would save "vision_tower.embeddings...", which vLLM 0.32 does not know.
@@ -92,6 +92,7 @@ def _llava_config(text_config):
         tie_word_embeddings=True,
     )
     config.architectures = ["LlavaForConditionalGeneration"]
+    config.text_config._name_or_path = ""  # else the path of an installed package would be saved
     config.dtype = torch.bfloat16
     return config
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from vllm_specflash.demo.clips import Clip, Mover
 from vllm_specflash.demo.pictograms import NAMES
-from vllm_specflash.demo.words import NUMBERS, PLACES, a, at, be, listing, objects, upper, verb
+from vllm_specflash.demo.words import NUMBERS, PLACES, a, at, be, listing, objects, rephrase, upper, verb
 
 TOWARDS = {"right": "to the right", "left": "to the left", "down": "down", "up": "up"}
 
@@ -129,7 +129,7 @@ def detailed(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
 
 def _ask(requests, clip, rng):
     request = list(requests)[rng.integers(len(requests))]
-    return request, requests[request](clip)
+    return rephrase(request, rng), requests[request](clip)
 
 
 def _which_way(c, rng):

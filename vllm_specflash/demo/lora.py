@@ -23,7 +23,7 @@ class LoraLinear(nn.Module):
 
 def add_lora(model: nn.Module) -> dict[str, nn.Parameter]:
     """Freeze `model` and give every linear layer named in TARGETS an update; returns the trainable parameters by
-    name ("layers.0.self_attn.q_proj.lora_a", ...), the names of the shipped file."""
+    name ("model.layers.0.self_attn.q_proj.lora_a", ...), the names of the shipped file."""
     model.requires_grad_(False)
     for name, module in list(model.named_modules()):
         if name.rsplit(".", 1)[-1] in TARGETS:

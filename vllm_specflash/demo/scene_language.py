@@ -12,7 +12,7 @@ import numpy as np
 from vllm_specflash.demo.canvas import COLOURS
 from vllm_specflash.demo.pictograms import NAMES
 from vllm_specflash.demo.scenes import Scene
-from vllm_specflash.demo.words import ACROSS, NUMBERS, PLACES, ROWS, a, at, be, listing, objects, upper
+from vllm_specflash.demo.words import ACROSS, NUMBERS, PLACES, ROWS, a, at, be, listing, objects, rephrase, upper
 
 
 def _each(scene: Scene, form: Callable[[str, int], str]) -> list[str]:
@@ -156,7 +156,7 @@ def detailed(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
 
 def _ask(requests, scene, rng):
     request = list(requests)[rng.integers(len(requests))]
-    return request, requests[request](scene)
+    return rephrase(request, rng), requests[request](scene)
 
 
 def _where(s, rng):

@@ -1,5 +1,9 @@
 """English for the demo world: articles, numbers, places and lists."""
 
+import re
+
+import numpy as np
+
 from vllm_specflash.demo.pictograms import NAMES
 
 ROWS = ("top", "middle", "bottom")
@@ -48,3 +52,19 @@ def listing(parts: list[str]) -> str:
 def objects(count: int) -> str:
     """ "one object", "three objects"."""
     return f"{NUMBERS[count]} object{'' if count == 1 else 's'}"
+
+
+_SYNONYMS = {"picture": ("picture", "image", "photo"), "clip": ("clip", "video")}
+_KINDS = {word: words for words in _SYNONYMS.values() for word in words}
+
+
+def rephrase(request: str, rng: np.random.Generator) -> str:
+    """The same request as another person might put it: now and then another word for the picture, or politely."""
+    if rng.random() < 0.4:
+        request = re.sub(rf"\b({'|'.join(_KINDS)})\b", lambda m: str(rng.choice(_KINDS[m[1]])), request)
+    if rng.random() < 0.8:
+        return request
+    inner = request[0].lower() + request[1:]
+    if request.endswith("?"):
+        return f"{rng.choice(['Tell me:', 'Please tell me:'])} {inner}"
+    return f"Please {inner}" if rng.random() < 0.5 else f"Could you {inner.removesuffix('.')}?"
