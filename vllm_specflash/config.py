@@ -1,6 +1,7 @@
 """What a user may say in `speculative_config`, and where a draft is looked for. Imports no vLLM."""
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 METHOD = "specflash"
 # The scheduler's and the rejection sampler's buffers are sized by it; vLLM itself stops at 128.
 MAX_SPECULATIVE_TOKENS = 64
+SIZINGS = ("auto", "longest")
 
 
 class SpecFlashError(ValueError):
@@ -27,8 +29,13 @@ class SpecFlashOptions:
     num_speculative_tokens: int | None = option(
         None, "Longest draft per request and step. Default: what the draft was trained for, K tokens times its rounds."
     )
+    sizing: str = option(
+        "auto",
+        "Length of each draft: 'auto' weighs every token's chance against what the batch's step costs, measured once "
+        "at start; 'longest' always drafts as far as min_confidence allows.",
+    )
     min_confidence: float = option(
-        0.1, "A draft stops before the token whose chance of being accepted, as the draft sees it, falls below this."
+        0.02, "A draft stops before the token whose chance of being accepted, as the draft sees it, falls below this."
     )
     revision: str | None = option(None, "Hub revision of the draft.")
     check_target_name: bool = option(True, "Refuse a draft that was trained for a target of another name.")
@@ -49,18 +56,27 @@ class SpecFlashOptions:
                 f"speculative_config has no option {', '.join(map(repr, unknown))} for method 'specflash': "
                 f"use only method, {', '.join(known)}."
             )
+        if isinstance(given.get("model"), os.PathLike):
+            given["model"] = os.fspath(given["model"])
         options = cls(**given)
         options._check()
         return options
 
     def _check(self) -> None:
+        for name in ("model", "revision"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise SpecFlashError(f"{name} is {value!r}: give it as a string, or leave it out.")
+        if not isinstance(self.check_target_name, bool):
+            raise SpecFlashError(f"check_target_name is {self.check_target_name!r}: give true or false.")
         tokens = self.num_speculative_tokens
-        if tokens is not None and (not isinstance(tokens, int) or not 1 <= tokens <= MAX_SPECULATIVE_TOKENS):
+        # True and False are integers to Python.
+        if tokens is not None and (type(tokens) is not int or not 1 <= tokens <= MAX_SPECULATIVE_TOKENS):
             raise SpecFlashError(
                 f"num_speculative_tokens is {tokens!r}: give a whole number from 1 to {MAX_SPECULATIVE_TOKENS}, "
                 "or leave it out for the draft's own."
             )
-        if not isinstance(self.min_confidence, int | float) or not 0 <= self.min_confidence < 1:
+        if type(self.min_confidence) not in (int, float) or not 0 <= self.min_confidence < 1:
             raise SpecFlashError(f"min_confidence is {self.min_confidence!r}: give a number from 0 up to, not including, 1.")
 
 
@@ -79,29 +95,32 @@ def find_draft(options: SpecFlashOptions, target: str, target_revision: str | No
     """
     if options.model is None:
         return _target_draft(target, target_revision)
-    if Path(options.model).is_dir():
-        return _require_config(Path(options.model), "Pass the folder that `specflash train` wrote as \"model\".")
+    folder = Path(options.model).expanduser()
+    if folder.is_dir():
+        return _require_config(folder, 'pass as "model" the folder that `specflash train` wrote')
     if options.model.startswith((".", "/", "~")):
-        raise SpecFlashError(f"No SpecFLASH draft at {options.model}: the folder does not exist; correct \"model\".")
+        raise SpecFlashError(f'No SpecFLASH draft at {options.model}: the folder does not exist; correct "model".')
     return _require_config(
-        _from_hub(options.model, options.revision, None), "Name a hub repository that holds a SpecFLASH draft."
+        _from_hub(options.model, options.revision, None), "name a hub repository that holds a SpecFLASH draft"
     )
 
 
 def _target_draft(target: str, revision: str | None) -> Path:
     advice = 'name a draft with {"method": "specflash", "model": "<folder or hub id>"}, or train one with `specflash train`'
     if Path(target).is_dir():
-        return _require_config(Path(target) / "specflash", advice[0].upper() + advice[1:] + ".")
+        return _require_config(Path(target) / "specflash", advice)
     try:
         folder = _from_hub(target, revision, ["specflash/*"]) / "specflash"
     except SpecFlashError as error:
         raise SpecFlashError(f"{str(error).removesuffix('.')}; {advice}.") from None
-    return _require_config(folder, advice[0].upper() + advice[1:] + ".")
+    return _require_config(folder, advice)
 
 
 def _require_config(folder: Path, advice: str) -> Path:
     if not (folder / "config.json").is_file():
-        raise SpecFlashError(f"No SpecFLASH draft found: {folder} has no config.json. {advice}")
+        raise SpecFlashError(f"No SpecFLASH draft found: {folder} has no config.json; {advice}.")
+    if not any(folder.glob("*.safetensors")):
+        raise SpecFlashError(f"The SpecFLASH draft in {folder} has no model.safetensors: copy its weights there.")
     return folder
 
 
@@ -111,5 +130,5 @@ def _from_hub(repo: str, revision: str | None, patterns: list[str] | None) -> Pa
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise SpecFlashError(f"No SpecFLASH draft found: {repo} could not be read from the hub ({reason}).") from error

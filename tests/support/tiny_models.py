@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     CLIPImageProcessor,
     CLIPVisionConfig,
     LlamaConfig,
@@ -54,21 +55,49 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _sharpen(model: torch.nn.Module) -> None:
-    """Make a random model decisive: spread its logits far beyond float32's rounding, and make text depend on context."""
+# How strongly the layers disturb the language: about a third of the tokens are not the successor.
+CONTEXT = 0.05
+# What the language part of a tiny target mostly says: after token x comes SUCCESSOR[x], one long cycle.
+VOCABULARY = len(SPECIAL) + len(CHARACTERS) + 1
+
+
+def successor(vocab_size: int) -> torch.Tensor:
+    """A fixed cycle through all ordinary tokens; special tokens lead into it."""
+    ordinary = torch.arange(len(SPECIAL), vocab_size)
+    order = ordinary[torch.randperm(len(ordinary), generator=torch.Generator().manual_seed(7))]
+    follows = torch.full((vocab_size,), int(order[0]))
+    follows[order] = order.roll(-1)
+    return follows
+
+
+def _speak_bigrams(model: torch.nn.Module, vocab_size: int, context: float) -> None:
+    """Give a random model a predictable language that its layers disturb.
+
+    Embeddings are one-hot and lm_head maps x to successor(x), so a draft can know the language (`knowing_draft`);
+    the layers, scaled by `context`, change the choice often enough that a wrong KV cache would show.
+    """
+    follows = successor(vocab_size)
     with torch.no_grad():
-        model.get_output_embeddings().weight.normal_(std=1.0)
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        embedding.zero_()
+        embedding[torch.arange(vocab_size), torch.arange(vocab_size)] = 1.0
+        head.normal_(std=0.3)
+        head[follows[len(SPECIAL) :], torch.arange(len(SPECIAL), vocab_size)] += 1.0
+        # Never say a special token: an early </s> would end every test after a few tokens.
+        head[: len(SPECIAL)] = 0.0
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")) and "vision" not in name:
+                weight.normal_(std=context)
 
 
 def tiny_llama(folder: Path, vocab_size: int | None = None, seed: int = 0) -> Path:
     """A Llama of 2 layers; `vocab_size` smaller than the tokenizer's makes a target for counting samples."""
     torch.manual_seed(seed)
     tokenizer = character_tokenizer()
-    config = LlamaConfig(
-        vocab_size=vocab_size or len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **TEXT
-    )
+    vocab_size = vocab_size or len(tokenizer)
+    config = LlamaConfig(vocab_size=vocab_size, bos_token_id=1, eos_token_id=2, pad_token_id=0, **TEXT)
     model = LlamaForCausalLM(config)
-    _sharpen(model)
+    _speak_bigrams(model, vocab_size, CONTEXT)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -88,7 +117,7 @@ def tiny_llava(folder: Path, seed: int = 0) -> Path:
         vision_feature_layer=-2, vision_feature_select_strategy="default",
     )  # fmt: skip
     model = LlavaForConditionalGeneration(config)
-    _sharpen(model)
+    _speak_bigrams(model, len(tokenizer), CONTEXT)
     for parameter in model.model.multi_modal_projector.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     save_for_vllm(model, folder)
@@ -118,19 +147,41 @@ def save_for_vllm(model: torch.nn.Module, folder: Path) -> None:
     save_file({name: weight.contiguous() for name, weight in state.items()}, folder / "model.safetensors", {"format": "pt"})
 
 
-def draft_for(target: Path, folder: Path, seed: int = 0, nan: bool = False, **overrides) -> Path:
-    """A random draft that fits a target of this file; `nan` fills its weights with NaNs."""
+def draft_for(target: Path, folder: Path, seed: int = 0, nan: bool = False, knowing: bool = False, **overrides) -> Path:
+    """A random draft that fits a target of this file.
+
+    Args:
+        nan: fill its weights with NaNs.
+        knowing: teach it the target's language, so that about two thirds of its guesses are right.
+        overrides: fields of its config.
+    """
     torch.manual_seed(seed)
-    tokenizer_size = LlamaConfig.get_config_dict(target)[0]
-    vocab_size = tokenizer_size.get("text_config", tokenizer_size)["vocab_size"]
+    config = AutoConfig.from_pretrained(target).get_text_config()
     fields = {
         "hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM,
-        "num_latents": 4, "target_name": target.name, "target_vocab_size": vocab_size,
+        "num_latents": 4, "target_name": target.name, "target_vocab_size": config.vocab_size,
     }  # fmt: skip
     draft = SpecFlashDraft(SpecFlashConfig(**{**fields, **overrides}))
-    if nan:
-        with torch.no_grad():
+    with torch.no_grad():
+        if knowing:
+            _teach(draft, successor(config.vocab_size))
+        if nan:
             for parameter in draft.parameters():
                 parameter.fill_(float("nan"))
     draft.save_pretrained(folder)
     return folder
+
+
+def _teach(draft: SpecFlashDraft, follows: torch.Tensor) -> None:
+    """h^_i = the one-hot state of the (i-1)-th successor of the newest token."""
+    size, vocab_size = draft.config.hidden_size, len(follows)
+    draft.fc.weight.zero_()
+    draft.fc.weight[:, :size] = torch.eye(size)
+    draft.attention.o_proj.weight.zero_()
+    draft.head.up_proj.weight.zero_()
+    draft.head.up_proj.weight[:size] = torch.eye(size)
+    draft.head.down_proj.weight.zero_()
+    state = torch.arange(vocab_size)
+    for offset in range(draft.config.semi_ar_width):
+        draft.head.down_proj.weight[offset * size + state, torch.arange(vocab_size)] = 2.0
+        state = follows[state]

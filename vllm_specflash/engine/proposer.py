@@ -18,6 +18,7 @@ from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.step import Step
 from vllm_specflash.engine.target import embed_tokens, lm_head_weight
+from vllm_specflash.tree.cost import StepCost, best_lengths
 from vllm_specflash.triton_kernels.draft_attention import draft_attention
 
 logger = init_logger("vllm.specflash")
@@ -46,6 +47,8 @@ class SpecFlashProposer:
         self.options = vllm_config.speculative_config.specflash
         self.num_speculative_tokens = vllm_config.speculative_config.num_speculative_tokens
         self.stats = DraftStats()
+        # Set once the engine is warm, where sizing is "auto".
+        self.step_cost: StepCost | None = None
         self._spans: dict[str, Spans] = {}
 
     def load_model(self, target: torch.nn.Module) -> None:
@@ -201,10 +204,13 @@ class SpecFlashProposer:
         return self.model.attention_norm(u) if self.model.config.variant == "residual" else u
 
     def _cut(self, chain: Chain, requests: np.ndarray, room: np.ndarray, drafts: list[list[int]]) -> None:
-        """Keep of each chain what is confident enough and fits, into drafts."""
+        """Keep of each chain what is worth verifying and fits, into drafts."""
+        chances = np.cumprod(chain.probability.cpu().numpy(), axis=1)
+        fits = np.arange(chances.shape[1]) < room[requests][:, None]
         # A NaN compares as false, so a draft that computes nonsense proposes nothing.
-        confident = np.cumprod(chain.probability.cpu().numpy(), axis=1) >= self.options.min_confidence
-        keep = np.minimum(np.cumprod(confident, axis=1).sum(axis=1), room[requests])
+        chances = np.where(fits & (chances >= self.options.min_confidence), chances, 0.0)
+        overhead = self.stats.seconds / self.stats.steps if self.stats.steps else 0.0
+        keep = best_lengths(chances, len(drafts), self.step_cost, overhead)
         for request, tokens, count in zip(requests.tolist(), chain.tokens.tolist(), keep.tolist()):
             drafts[request] = tokens[:count]
 

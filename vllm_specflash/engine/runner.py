@@ -1,9 +1,13 @@
 """What our model runners add to vLLM's: after each step, the draft gets the target's hidden states."""
 
+import time
+
 import numpy as np
+import torch
 from vllm.logger import init_logger
 
 from vllm_specflash.engine.step import Step
+from vllm_specflash.tree.cost import SIZES, StepCost
 
 logger = init_logger("vllm.specflash")
 
@@ -43,6 +47,24 @@ class SpecFlashRunnerMixin:
         for request in scheduler_output.scheduled_new_reqs:
             self.drafter.add_request(request.req_id, request.mm_features)
         return super()._update_states(scheduler_output)
+
+    def measure_step_cost(self) -> None:
+        """Time the target's forward and lm_head over batches of growing size, for the drafts' lengths."""
+        sizes = [size for size in SIZES if size <= self.max_num_tokens]
+        timings = {}
+        for size in sizes:
+            self._timed_step(size)
+            timings[size] = min(self._timed_step(size) for _ in range(2))
+        self.drafter.step_cost = StepCost.of(timings)
+        logger.info("SpecFLASH measured steps of %s", ", ".join(f"{n}: {timings[n] * 1e3:.1f} ms" for n in sizes))
+
+    def _timed_step(self, num_tokens: int) -> float:
+        torch.accelerator.synchronize()
+        began = time.perf_counter()
+        hidden_states, _ = self._dummy_run(num_tokens)
+        self.model.compute_logits(hidden_states[:num_tokens]).argmax(-1)
+        torch.accelerator.synchronize()
+        return time.perf_counter() - began
 
     def _step(self, scheduler_output, sampled_token_ids, hidden_states, common_attn_metadata) -> Step:
         batch = self.input_batch

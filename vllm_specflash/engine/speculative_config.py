@@ -1,5 +1,6 @@
 """vLLM's SpeculativeConfig with our options on board, and every refusal that needs no weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field, SkipValidation
@@ -21,6 +22,9 @@ class SpecFlashSpeculativeConfig(SpeculativeConfig):
     specflash: SkipValidation[SpecFlashOptions] = Field(default_factory=SpecFlashOptions)
     """The user's options, `model` resolved to a local folder."""
 
+    def __repr__(self) -> str:
+        return f"SpecFlashSpeculativeConfig(draft={self.specflash.model!r}, {self.num_speculative_tokens=})"
+
 
 def build_speculative_config(engine_args, model_config, parallel_config) -> SpecFlashSpeculativeConfig:
     """What EngineArgs.create_speculative_config returns for method "specflash".
@@ -39,7 +43,7 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
         num_speculative_tokens=options.num_speculative_tokens or draft.semi_ar_width * draft.num_rounds,
         target_model_config=model_config,
         target_parallel_config=parallel_config,
-        specflash=_with_folder(options, folder),
+        specflash=replace(options, model=str(folder)),
     )
 
 
@@ -124,9 +128,3 @@ def _refuse_unsupported(engine_args, model_config, parallel_config) -> None:
     ):
         if unsupported:
             raise SpecFlashError(f"SpecFLASH does not support {what}: {advice}.")
-
-
-def _with_folder(options: SpecFlashOptions, folder: Path) -> SpecFlashOptions:
-    from dataclasses import replace
-
-    return replace(options, model=str(folder))

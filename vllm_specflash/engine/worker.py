@@ -9,6 +9,12 @@ from vllm_specflash.config import SpecFlashError
 class SpecFlashWorkerMixin:
     """Goes before CPUWorker or the GPU Worker in the bases."""
 
+    def compile_or_warm_up_model(self):
+        result = super().compile_or_warm_up_model()
+        if self.vllm_config.speculative_config.specflash.sizing == "auto":
+            self.model_runner.measure_step_cost()
+        return result
+
     def specflash_stats(self) -> dict[str, float]:
         """Counters of the draft side since the last call (engine/stats.py)."""
         return self.model_runner.drafter.stats.take()

@@ -1,0 +1,45 @@
+"""Draft lengths against a search over all of them."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vllm_specflash.tree.cost import StepCost, best_lengths
+
+CPU_LIKE = StepCost.of({1: 16.5, 6: 16.5, 8: 18.8, 16: 24.1, 32: 39.6})
+
+
+def rate(lengths, chances, requests, cost):
+    tokens = requests + sum(lengths)
+    return (requests + sum(row[:n].sum() for row, n in zip(chances, lengths))) / float(cost(np.array(tokens)))
+
+
+@given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=3), st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_lengths_are_the_best_of_all(conditional, idle):
+    chances = np.cumprod(conditional, axis=1)
+    requests = len(chances) + idle
+    lengths = best_lengths(chances, requests, CPU_LIKE)
+    best = max(rate(each, chances, requests, CPU_LIKE) for each in itertools.product(range(4), repeat=len(chances)))
+    assert rate(lengths, chances, requests, CPU_LIKE) == pytest.approx(best)
+    assert all(chance > 0 for row, n in zip(chances, lengths) for chance in row[:n])
+
+
+def test_drafts_shrink_as_the_batch_grows():
+    chances = np.cumprod(np.full((1, 6), 0.7), axis=1)
+    lengths = [
+        best_lengths(np.repeat(chances, requests, axis=0), requests, CPU_LIKE).mean() for requests in (1, 4, 8, 32)
+    ]
+    assert lengths[0] >= 5 > lengths[1] > lengths[-1]
+
+
+def test_without_a_cost_everything_with_a_chance_is_kept():
+    assert best_lengths(np.array([[0.9, 0.1, 0.0], [0.0, 0.0, 0.0]]), 2, None).tolist() == [2, 0]
+
+
+def test_larger_batches_are_never_cheaper_and_grow_beyond_the_last_size():
+    cost = StepCost.of({1: 5.0, 2: 4.0, 4: 6.0})
+    assert cost(np.array([1, 2, 3, 4, 6])).tolist() == [5.0, 5.0, 5.5, 6.0, 7.0]
