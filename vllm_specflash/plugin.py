@@ -74,8 +74,7 @@ def _choose_worker(create_engine_config):
         if _asks_for_specflash(self):
             self.speculative_config = _merged_config(self)
             self.spec_method = self.spec_model = self.spec_tokens = None
-            if self.worker_cls == "auto":
-                self.worker_cls = _worker_class()
+            self.worker_cls = _worker_class(self.worker_cls)
         return create_engine_config(self, *args, **kwargs)
 
     return wrapped
@@ -112,9 +111,25 @@ def _merged_config(engine_args) -> dict:
     return {"method": METHOD, **merged}
 
 
-def _worker_class() -> str:
+def _worker_class(given: str) -> str:
+    """Our worker for this platform.
+
+    Raises:
+        SpecFlashError: the user asks for another worker or model runner, or the platform has none of ours.
+    """
+    from vllm import envs
     from vllm.platforms import current_platform
 
-    kind = "SpecFlashCPUWorker" if current_platform.is_cpu() else "SpecFlashGPUWorker"
-    module = "cpu_worker" if current_platform.is_cpu() else "gpu_worker"
-    return f"vllm_specflash.engine.{module}.{kind}"
+    if current_platform.is_cpu():
+        ours = "vllm_specflash.engine.cpu_worker.SpecFlashCPUWorker"
+    elif current_platform.is_cuda_alike():
+        ours = "vllm_specflash.engine.gpu_worker.SpecFlashGPUWorker"
+    else:
+        raise SpecFlashError(
+            f"SpecFLASH does not support {current_platform.device_name} devices: serve this target without speculation."
+        )
+    if given not in ("auto", ours):
+        raise SpecFlashError(f"SpecFLASH needs its own worker class, not {given}: leave worker_cls at 'auto'.")
+    if envs.VLLM_USE_V2_MODEL_RUNNER:
+        raise SpecFlashError("SpecFLASH does not support vLLM's model runner V2: unset VLLM_USE_V2_MODEL_RUNNER.")
+    return ours

@@ -1,0 +1,37 @@
+"""Environment and tiny targets that all tests share; set before anything imports vLLM."""
+
+import os
+
+import pytest
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    # Engines run in the test process unless a test asks for a spawned one.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+for variable, value in ENVIRONMENT.items():
+    os.environ.setdefault(variable, value)
+
+
+@pytest.fixture(scope="session")
+def text_target(tmp_path_factory):
+    """A tiny Llama whose `specflash/` folder holds a draft that is right about two times in three."""
+    from tiny_models import draft_for, tiny_llama
+
+    target = tiny_llama(tmp_path_factory.mktemp("targets") / "tiny-llama")
+    draft_for(target, target / "specflash", knowing=True)
+    return target
+
+
+@pytest.fixture(scope="session")
+def image_target(tmp_path_factory):
+    """The same for a tiny LLaVA."""
+    from tiny_models import draft_for, tiny_llava
+
+    target = tiny_llava(tmp_path_factory.mktemp("targets") / "tiny-llava")
+    draft_for(target, target / "specflash", knowing=True)
+    return target
