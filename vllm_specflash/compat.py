@@ -73,7 +73,9 @@ ENGINE_NAMES = (
     Name(
         "vllm.v1.worker.gpu_model_runner",
         "GPUModelRunner",
-        attributes=("drafter", "input_batch", "requests", "max_model_len", "num_spec_tokens"),
+        attributes=(
+            "drafter", "input_batch", "requests", "max_model_len", "max_num_tokens", "model", "num_spec_tokens",
+        ),
     ),
     Name(
         "vllm.v1.worker.gpu_model_runner",
@@ -85,7 +87,9 @@ ENGINE_NAMES = (
     ),
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._input_fits_in_drafter", ("common_attn_metadata",)),
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._update_states", ("scheduler_output",)),
+    Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._dummy_run", ("num_tokens",)),
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.load_model"),
+    Name("vllm.v1.worker.gpu_worker", "Worker.compile_or_warm_up_model"),
     Name("vllm.v1.spec_decode.custom_class_proposer", "create_custom_proposer", ("vllm_config",)),
     Name(
         "vllm.v1.worker.gpu_input_batch",
