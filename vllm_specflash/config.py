@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,5 +131,10 @@ def _from_hub(repo: str, revision: str | None, patterns: list[str] | None) -> Pa
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except Exception as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        reason = first_sentence(error)
         raise SpecFlashError(f"No SpecFLASH draft found: {repo} could not be read from the hub ({reason}).") from error
+
+
+def first_sentence(error: Exception) -> str:
+    """What another library's error says first, on one line and without its full stop."""
+    return re.split(r"\.(?: [A-Z]|$)", " ".join(str(error).split()))[0] or type(error).__name__

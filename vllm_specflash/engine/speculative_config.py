@@ -3,11 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, SkipValidation
 from vllm.config.speculative import SpeculativeConfig
 from vllm.config.utils import config as vllm_config_class
 
-from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft
+from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft, first_sentence
 from vllm_specflash.draft.config import SpecFlashConfig
 
 PROPOSER = "vllm_specflash.engine.proposer.SpecFlashProposer"
@@ -63,8 +64,8 @@ def load_draft_config(folder: Path) -> SpecFlashConfig:
         return SpecFlashConfig.from_dict(fields)
     except SpecFlashError:
         raise
-    except (ValueError, TypeError, OSError) as error:
-        raise SpecFlashError(f"The draft's config.json in {folder} cannot be used: {error}") from error
+    except (ValueError, TypeError, OSError, StrictDataclassError) as error:
+        raise SpecFlashError(f"The draft's config.json in {folder} cannot be used: {first_sentence(error)}.") from error
 
 
 def check_fits_target(draft: SpecFlashConfig, model_config, options: SpecFlashOptions, folder: Path) -> None:
