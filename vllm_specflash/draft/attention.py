@@ -27,8 +27,8 @@ class DraftAttention(nn.Module):
         self.head_dim, self.rope_theta = config.head_dim, config.rope_theta
         rows = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
         # One matrix for q, k and v: at batch 1 the number of launches is the cost.
-        self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=False)
-        self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
+        self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.attention_bias)
+        self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=config.attention_bias)
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [..., D], draft positions [...] -> q [..., H, Dh], k and v [..., Hkv, Dh]; q and k are rotated."""

@@ -28,6 +28,7 @@ class SpecFlashConfig(PreTrainedConfig):
         head_expansion: width of the semi-AR head's hidden layer, in units of D.
         draft_vocab_size: tokens the draft can propose, listed in the checkpoint's `d2t`; None for all of them.
         transition_rank: rank of the term that corrects position i for the token guessed at i - 1; 0 for none.
+        attention_bias: whether the attention's projections have biases (converted checkpoints of the authors do).
         variant: "residual" (residual connections and RMSNorm) or "plain" (neither: the authors' published layer).
         target_name: the target this draft was trained for, as its config names it.
         target_vocab_size: rows of the target's lm_head.
@@ -50,6 +51,7 @@ class SpecFlashConfig(PreTrainedConfig):
     head_expansion: int = 4
     draft_vocab_size: int | None = None
     transition_rank: int = 0
+    attention_bias: bool = False
     variant: str = "residual"
     target_name: str = ""
     target_vocab_size: int = 49152

@@ -2,7 +2,13 @@
 
 P positions x K offsets x V_d logits would be gigabytes, and on a CPU the memory traffic would cost more than the matrix
 products. Loss and gradients are therefore computed together, a few positions at a time, in the forward pass.
+
+Most of a vocabulary has no weight in any distribution of a batch. `choose_candidates` keeps the tokens that have, and
+a random sample of the others that stands for all of them through a bias of log(1 / sampling rate): the softmax over the
+candidates is then a close estimate of the full one, for target and draft alike.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +18,29 @@ from torch import Tensor
 CHUNK = 32
 
 
+@torch.no_grad()
+def choose_candidates(target_states: Tensor, lm_head: Tensor, top: int, negatives: int) -> tuple[Tensor, Tensor]:
+    """Draft indices [C], and their bias [C], for the distributions at target_states [n, D].
+
+    The `top` best tokens of every distribution, and `negatives` of the others at random.
+    """
+    likely = torch.zeros(len(lm_head), dtype=torch.bool, device=lm_head.device)
+    for states in target_states.to(lm_head.dtype).split(8 * CHUNK):
+        likely[F.linear(states, lm_head).topk(top, dim=-1).indices.flatten()] = True
+    others = (~likely).nonzero().squeeze(-1)
+    sampled = others[torch.randperm(len(others), device=others.device)[:negatives]]
+    chosen = likely.nonzero().squeeze(-1)
+    bias = torch.zeros(len(chosen) + len(sampled), device=lm_head.device)
+    if len(sampled):
+        bias[len(chosen) :] = math.log(len(others) / len(sampled))
+    return torch.cat((chosen, sampled)), bias
+
+
 class Distillation(torch.autograd.Function):
     """See `distil`. Differentiable in `states`, `previous_table` and `following_table`, through the loss alone."""
 
     @staticmethod
-    def forward(ctx, states, target_states, where, previous, weights, lm_head, previous_table, following_table):
+    def forward(ctx, states, target_states, where, previous, weights, lm_head, bias, previous_table, following_table):
         positions, width, _ = states.shape
         states_grad = torch.empty_like(states, dtype=lm_head.dtype)
         with_transition = previous_table is not None
@@ -26,21 +50,20 @@ class Distillation(torch.autograd.Function):
             following_grad = torch.zeros_like(following_table, dtype=torch.float32)
         losses = states.new_zeros(width, dtype=torch.float32)
         accuracy = torch.zeros_like(losses)
-        flat_weights = weights.float()
         for start in range(0, positions, CHUNK):
             stop = min(start + CHUNK, positions)
             rows = states[start:stop].to(lm_head.dtype)
             # The positions t + i of a chunk overlap: each target distribution is computed once.
             needed, index = torch.unique(where[start:stop], return_inverse=True)
-            wanted = F.linear(target_states[needed].to(lm_head.dtype), lm_head).float().softmax(-1)
-            logits = F.linear(rows, lm_head).float()
+            wanted = (F.linear(target_states[needed].to(lm_head.dtype), lm_head).float() + bias).softmax(-1)
+            logits = F.linear(rows, lm_head).float().add_(bias)
             if with_transition:
                 ids = previous[start:stop]
                 known = (ids >= 0).unsqueeze(-1)
                 guessed = F.embedding(ids.clamp(min=0), previous_low) * known
                 logits += F.linear(guessed, following_low)
             target = wanted[index]
-            weight = flat_weights[start:stop]
+            weight = weights[start:stop]
             accuracy += ((logits.argmax(-1) == wanted.argmax(-1)[index]) * (weight > 0)).sum(0)
             normaliser = logits.logsumexp(-1)
             losses += ((normaliser - (target * logits).sum(-1)) * weight).sum(0)
@@ -64,7 +87,7 @@ class Distillation(torch.autograd.Function):
     def backward(ctx, upstream, _losses, _accuracy):
         states_grad, previous_grad, following_grad = ctx.saved_tensors
         scaled = [None if g is None else g * upstream for g in (states_grad, previous_grad, following_grad)]
-        return scaled[0].to(ctx.dtype), None, None, None, None, None, scaled[1], scaled[2]
+        return scaled[0].to(ctx.dtype), None, None, None, None, None, None, scaled[1], scaled[2]
 
 
 def distil(
@@ -74,17 +97,19 @@ def distil(
     previous: Tensor,
     weights: Tensor,
     lm_head: Tensor,
+    bias: Tensor,
     previous_table: Tensor | None = None,
     following_table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """sum over p, i of weights[p, i] * CE(softmax(lm_head h_where[p, i]), lm_head states[p, i] + transition).
+    """sum over p, i of weights[p, i] * CE(softmax(z(h_where[p, i])), z(states[p, i]) + transition), z(h) = lm_head h + bias.
 
-    states [P, K, D] predicted; target_states [n, D]; where [P, K] rows of target_states; previous [P, K] draft index
-    of the token before each guess, -1 for none (no transition term there); weights [P, K]; lm_head [V_d, D];
-    transition tables [V_d, r] or None. Returns the loss, its share per offset [K] (for logs: no gradient flows through
-    it) and the number of rows per offset whose argmax is the target's [K].
+    states [P, K, D] predicted; target_states [n, D]; where [P, K] rows of target_states; previous [P, K] row of
+    `previous_table` for the token before each guess, -1 for none (no transition term there); weights [P, K];
+    lm_head [C, D] rows of the candidate tokens and their bias [C]; transition tables [V_d, r] and [C, r], or None.
+    Returns the loss, its share per offset [K] (for logs: no gradient flows through it) and the number of rows per offset
+    whose best candidate is the target's [K].
     """
     loss, per_offset, hits = Distillation.apply(
-        states, target_states, where, previous, weights, lm_head, previous_table, following_table
+        states, target_states, where, previous, weights, lm_head, bias, previous_table, following_table
     )
     return loss, per_offset.detach(), hits

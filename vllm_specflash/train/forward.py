@@ -11,15 +11,15 @@ from vllm_specflash.train.batch import Batch
 def compressed_inputs(draft: SpecFlashDraft, batch: Batch, hidden: Tensor, embedding: Tensor) -> Tensor:
     """Inputs u of the compressed sequences: hidden [B, L, D], embedding [V, D] -> [B, S, D], zeros where padded."""
     size = hidden.shape[-1]
-    flat = hidden.reshape(-1, size)
+    # The residual stream keeps the parameters' precision; under autocast only the products are rounded.
+    flat = hidden.reshape(-1, size).to(draft.dtype)
     next_ids = batch.input_ids.flatten()[batch.text_from + 1]
-    rows = [draft.fuse(embedding[next_ids].to(flat.dtype), flat[batch.text_from])]
+    rows = [draft.fuse(embedding[next_ids].to(draft.dtype), flat[batch.text_from])]
     places = [batch.text_to]
     for start, length, first in batch.spans:
         latents = draft.compressor(flat[start : start + length])
         rows.append(latents)
         places.append(torch.arange(first, first + len(latents), device=flat.device))
-    # The residual stream keeps the parameters' precision under autocast.
     u = torch.zeros(batch.shape[0] * batch.draft_length, size, dtype=draft.dtype, device=flat.device)
     rows = torch.cat([row.to(u.dtype) for row in rows])
     return u.index_copy(0, torch.cat(places), rows).view(batch.shape[0], batch.draft_length, size)

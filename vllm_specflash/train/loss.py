@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.train.batch import Batch
-from vllm_specflash.train.distillation import distil
+from vllm_specflash.train.distillation import choose_candidates, distil
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class LossOptions:
     smooth_l1: float = field(default=1.0, metadata={"help": "Weight of SmoothL1 on the hidden states."})
     cross_entropy: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy (METHOD.md: 0.1)."})
     offset_decay: float = field(default=0.8, metadata={"help": "Offset i weighs this to the power i - 1."})
+    top: int = field(default=8, metadata={"help": "Best tokens of each target distribution that the softmax is over."})
+    negatives: int = field(default=1024, metadata={"help": "Random other tokens in the softmax; 0: all tokens."})
     noise: float = field(default=0.2, metadata={"help": "Input noise is uniform of width noise * 512 / length."})
 
 
@@ -25,7 +27,7 @@ class LossOptions:
 class Losses:
     """`total` is what is minimised; the others are means over the valid positions of each offset, [K], for logs.
 
-    `accuracy` is agreement with the target's argmax in the draft's vocabulary, the tokens before it given.
+    `accuracy` is agreement with the target's argmax among the candidates, the tokens before it given.
     """
 
     total: Tensor
@@ -69,8 +71,12 @@ def draft_losses(
     error = F.smooth_l1_loss(predicted.float(), flat[targets].float(), reduction="none").mean(-1)
     smooth_l1 = (error * weights).sum(0)
     tables = (draft.transition.previous, draft.transition.following) if draft.config.transition_rank else (None, None)
+    bias = torch.zeros(len(lm_head), device=lm_head.device)
+    if options.negatives:
+        chosen, bias = choose_candidates(flat[targets.unique()], lm_head, options.top, options.negatives)
+        lm_head, tables = lm_head[chosen], (tables[0], None if tables[1] is None else tables[1][chosen])
     loss, per_offset, hits = distil(
-        predicted, flat, targets, previous_tokens(batch, t2d), weights * decay, lm_head, *tables
+        predicted, flat, targets, previous_tokens(batch, t2d), weights * decay, lm_head, bias, *tables
     )
     total = options.smooth_l1 * (smooth_l1 * decay).sum() + options.cross_entropy * loss
     return Losses(total, smooth_l1.detach(), per_offset / decay, hits / counts)

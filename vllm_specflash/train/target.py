@@ -1,6 +1,7 @@
 """The frozen target: samples in, final hidden states out."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -50,8 +51,8 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Folder or hub id as given."""
-        return self.path
+        """The hub id, or the folder's own name: what the engine compares with the model it serves."""
+        return Path(self.path).resolve().name if Path(self.path).is_dir() else self.path
 
     def to(self, device: torch.device) -> "Target":
         self.model.to(device)

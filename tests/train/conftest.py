@@ -1,0 +1,36 @@
+"""A tiny target, and answers that it gave itself."""
+
+import pytest
+import torch
+from tiny_models import tiny_llama, tiny_llava
+
+from vllm_specflash.train.answers import Answer
+from vllm_specflash.train.prompts import Prompt
+from vllm_specflash.train.target import Target
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory) -> Target:
+    return Target(str(tiny_llama(tmp_path_factory.mktemp("llama"))), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory) -> Target:
+    return Target(str(tiny_llava(tmp_path_factory.mktemp("llava"))), torch.float32)
+
+
+@torch.no_grad()
+def greedy_answer(target: Target, prompt: Prompt, count: int) -> Answer:
+    encoding = target.family.encode(prompt)
+    ids = encoding.input_ids[None]
+    pixels = target.family.batch_pixels([encoding.pixels])
+    for _ in range(count):
+        logits = target.model(input_ids=ids, use_cache=False, **pixels).logits[:, -1]
+        ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), dim=1)
+    return Answer(prompt, ids[0, len(encoding.input_ids) :].tolist(), "", 0.0)
+
+
+@pytest.fixture(scope="session")
+def llama_answers(llama) -> list[Answer]:
+    prompts = [Prompt(f"p{i}", "chat", [{"role": "user", "content": "tell me about " + "abcdefgh"[i]}]) for i in range(8)]
+    return [greedy_answer(llama, prompt, 20 + i) for i, prompt in enumerate(prompts)]

@@ -1,0 +1,88 @@
+"""From answers to a draft, end to end on a tiny target."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.train.answers import AnswerFolder
+from vllm_specflash.train.dataset import AnswerSet
+from vllm_specflash.train.features import FeatureCache
+from vllm_specflash.train.loss import LossOptions
+from vllm_specflash.train.recipe import RecipeOptions, train_draft
+from vllm_specflash.train.shape import DraftOptions
+
+SHAPE = DraftOptions(semi_ar_width=3, num_latents=4, head_expansion=2, draft_vocab_size=40, transition_rank=4)
+RECIPE = RecipeOptions(
+    epochs=4, batch_size=2, learning_rate=3e-3, warmup_steps=2, evaluate_every=4, held_out_share=0.2, bf16=False
+)
+
+
+@pytest.fixture
+def data(tmp_path, llama_answers):
+    folder = AnswerFolder(tmp_path / "answers")
+    folder.append(llama_answers)
+    return folder.folder
+
+
+def _weights(path) -> dict[str, torch.Tensor]:
+    return SpecFlashDraft.from_pretrained(path).state_dict()
+
+
+def test_training_resumed_after_an_interruption_ends_with_the_same_weights(tmp_path, llama, data):
+    train_draft(llama.path, [data], tmp_path / "whole", SHAPE, LossOptions(), RECIPE)
+    out = tmp_path / "stopped"
+    # The schedule is that of the whole run; the file STOP ends it at the first step, with a checkpoint.
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / "STOP").touch()
+    train_draft(llama.path, [data], out, SHAPE, LossOptions(), RECIPE)
+    (out / "checkpoints" / "STOP").unlink()
+    train_draft(llama.path, [data], out, SHAPE, LossOptions(), RECIPE)
+    whole, resumed = _weights(tmp_path / "whole"), _weights(out)
+    assert all(torch.allclose(whole[name].float(), resumed[name].float(), atol=2e-3) for name in whole)
+    facts = json.loads((out / "provenance.json").read_text())
+    assert facts["answers"] > 0 and facts["steps"] == 8 and len(facts["data_sha256"][0]) == 64
+
+
+def test_features_from_disk_train_like_features_computed_on_the_way(tmp_path, llama, data):
+    recipe = replace(RECIPE, epochs=1)
+    train_draft(llama.path, [data], tmp_path / "online", SHAPE, LossOptions(noise=0.0, negatives=0), recipe)
+    cached = replace(recipe, features=tmp_path / "features")
+    train_draft(llama.path, [data], tmp_path / "cached", SHAPE, LossOptions(noise=0.0, negatives=0), cached)
+    online, cached = _weights(tmp_path / "online"), _weights(tmp_path / "cached")
+    assert all(torch.allclose(online[name].float(), cached[name].float(), atol=5e-3) for name in online)
+
+
+def test_training_lowers_the_loss_and_learns_the_language(tmp_path, llama, data):
+    results, _ = train_draft(
+        llama.path, [data], tmp_path / "draft", SHAPE, LossOptions(), replace(RECIPE, epochs=30, evaluate_every=90)
+    )
+    # An untrained draft of 40 tokens is accepted next to never: tau 1.0.
+    assert results["chat"].tau > 1.3
+
+
+def test_feature_cache_survives_an_interruption_between_its_two_files(tmp_path, llama, llama_answers):
+    cache = FeatureCache(tmp_path, 128, "llama")
+    samples = [llama.sample(answer, 512) for answer in llama_answers[:3]]
+    hidden = llama.hidden_states(samples)
+    cache.append(samples[:1], hidden[:1])
+    with open(tmp_path / "hidden.bin", "ab") as data:
+        data.write(b"half a sample")
+    cache = FeatureCache(tmp_path, 128, "llama")
+    cache.append(samples[1:], hidden[1:])
+    cache = FeatureCache(tmp_path, 128, "llama")
+    for sample, states in zip(samples, hidden, strict=True):
+        assert torch.equal(cache.hidden(sample.id), states[: len(sample)].to(torch.bfloat16))
+        assert torch.equal(cache.samples[sample.id].input_ids, sample.input_ids)
+    with pytest.raises(ValueError, match="holds features of llama, not of qwen"):
+        FeatureCache(tmp_path, 128, "qwen")
+
+
+def test_an_answer_that_is_too_long_is_skipped_and_counted(llama, llama_answers):
+    skipped: Counter = Counter()
+    answers = AnswerSet(llama_answers[:1], llama, 10, skipped, None)
+    assert answers[0] is None
+    assert skipped == {"prompt and answer are longer than 10 tokens": 1}
