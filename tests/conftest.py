@@ -35,3 +35,15 @@ def image_target(tmp_path_factory):
     target = tiny_llava(tmp_path_factory.mktemp("targets") / "tiny-llava")
     draft_for(target, target / "specflash", knowing=True)
     return target
+
+
+@pytest.fixture(scope="session")
+def server(image_target, tmp_path_factory):
+    """Address of `vllm serve <tiny LLaVA> --speculative-config specflash`, its engine in a process of its own."""
+    from serving import serve
+
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    options = ["--speculative-config", "specflash", "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
+    options += ["--kv-cache-memory-bytes", str(64 << 20)]
+    with serve(image_target, log, *options) as address:
+        yield address
