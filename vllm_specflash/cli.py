@@ -10,6 +10,10 @@ COMMANDS = {
     "train": "A draft for a target, from its answers.",
     "eval": "Simulated acceptance of a draft, per task and position.",
     "convert": "A checkpoint in the authors' layout, as one of ours.",
+    "bench": "Speed against plain vLLM and its own methods, on the same prompts in the same run.",
+    "identity": "Whether greedy answers are those of plain vLLM, in float32.",
+    "demo": "Held-out pictures, clips and chat, plain vLLM beside SpecFLASH.",
+    "doctor": "Whether this machine, this vLLM, a target and a draft fit together.",
 }
 
 

@@ -1,0 +1,56 @@
+"""What a benchmark compares: ways to run one target."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_specflash.config import METHOD
+
+PLAIN = "plain"
+
+# vLLM's own methods that need no draft model, with the settings its documentation uses.
+OWN_METHODS = {
+    "ngram": {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 2},
+    "suffix": {"method": "suffix"},
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A name for the tables and vLLM's `speculative_config` for it; None is plain vLLM."""
+
+    name: str
+    speculative_config: dict[str, Any] | None
+
+    @property
+    def is_specflash(self) -> bool:
+        return self.speculative_config is not None and self.speculative_config.get("method") == METHOD
+
+
+def parse_method(text: str, draft: str | None = None) -> Method:
+    """`plain`, `specflash`, `ngram`, `suffix`, or `NAME={...}` with vLLM's speculative config as JSON.
+
+    Args:
+        text: what the user wrote.
+        draft: SpecFLASH's draft where the text names none; None leaves the choice to the plugin.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if text == PLAIN:
+        return Method(PLAIN, None)
+    if text in OWN_METHODS:
+        return Method(text, dict(OWN_METHODS[text]))
+    name, _, config = text.partition("=")
+    if name == text and text != METHOD:
+        known = ", ".join([PLAIN, METHOD, *OWN_METHODS])
+        raise ValueError(f"There is no method {text!r}: use {known}, or NAME={{...}} with a speculative_config as JSON.")
+    try:
+        given = json.loads(config) if config else {"method": METHOD}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The speculative_config of method {name!r} is not JSON: {error}.") from None
+    if not isinstance(given, dict) or "method" not in given:
+        raise ValueError(f'The speculative_config of method {name!r} must be a JSON object with a "method".')
+    if given["method"] == METHOD and draft:
+        given.setdefault("model", draft)
+    return Method(name, given)

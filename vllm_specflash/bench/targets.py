@@ -1,0 +1,30 @@
+"""What a benchmark runs on: a target, its draft and the tasks it can do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_specflash.demo.drafts import DEMO_TARGETS
+
+
+@dataclass(frozen=True)
+class Target:
+    """`model` is a folder or hub id; `draft` None leaves the search to the plugin."""
+
+    name: str
+    model: str
+    draft: str | None
+    tasks: tuple[str, ...]
+
+
+def find_target(text: str, draft: str | None = None, tasks: tuple[str, ...] = ()) -> Target:
+    """A demo target by name (built on first use), or a user's own by folder or hub id.
+
+    Args:
+        text: name, folder or hub id.
+        draft: draft checkpoint, over the default one.
+        tasks: tasks to run, over the default ones (of a user's own target, chat).
+    """
+    for demo in DEMO_TARGETS:
+        if text == demo.name:
+            return Target(demo.name, str(demo.build()), draft or str(demo.draft), tasks or demo.tasks)
+    return Target(Path(text).name, text, draft, tasks or ("chat",))
