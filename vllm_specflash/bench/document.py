@@ -88,7 +88,7 @@ class Document:
         return any(_key(record) == key for record in self.data["passes"])
 
     def add(self, target: str, task: str, batch_size: int, method: str, repeat: int, done: Pass) -> None:
-        outputs = [{**asdict(output), "text": None, "gaps": None} for output in done.outputs]
+        outputs = [{**asdict(output), "gaps": None} for output in done.outputs]
         self.data["passes"].append(
             {
                 **{"target": target, "task": task, "batch_size": batch_size, "method": method, "repeat": repeat},

@@ -22,6 +22,7 @@ from vllm_specflash.train.prompts import Prompt
 GIB = 2**30
 # vLLM's processes, where it has several, poll each other this long after their last message before they sleep.
 POLLING_SECONDS = 1.2
+STOP_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,18 @@ class Engine:
         return self.result(self._process.submit(_facts))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and those that vLLM started from it."""
         processes = list((self._process._processes or {}).values())
+        try:
+            self._process.submit(_stop).result(timeout=STOP_SECONDS)
+        except Exception:
+            # It is dead already, or still loading: either way it is ended below.
+            pass
         self._process.shutdown(wait=False, cancel_futures=True)
         for process in processes:
-            process.join(timeout=20)
-            if process.is_alive():
-                process.terminate()
+            # Nothing in it is worth the time that an orderly exit of Python takes.
+            process.terminate()
+            process.join(timeout=STOP_SECONDS)
 
     def __enter__(self) -> "Engine":
         return self
@@ -167,6 +173,11 @@ def _one_process_on_cpus() -> None:
 
     if current_platform.is_cpu():
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+def _stop() -> None:
+    if _llm is not None:
+        _llm.llm_engine.engine_core.shutdown()
 
 
 def _settle() -> None:

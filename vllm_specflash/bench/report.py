@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from vllm_specflash.bench.document import Document
 from vllm_specflash.bench.footprint import draft_weights_mib, footprint
@@ -12,14 +12,6 @@ from vllm_specflash.bench.rows import plain_with_itself, rows
 from vllm_specflash.bench.summary import Row
 from vllm_specflash.bench.tables import acceptance_table, speed_table, step_table
 from vllm_specflash.bench.targets import Target
-
-# Where output is no terminal, rich assumes 80 columns and cuts the tables.
-WIDTH = 110
-
-
-def wide_console() -> Console:
-    return Console() if Console().is_terminal else Console(width=WIDTH)
-
 
 def report(document: Document, target: Target, dtype: str) -> Iterator[RenderableType]:
     """Tables and lines about one target; nothing if no pass was made."""
@@ -35,7 +27,7 @@ def report(document: Document, target: Target, dtype: str) -> Iterator[Renderabl
     yield from _footprints(document, target, dtype, found)
     errors = sum(row.draft_errors for row in found)
     if errors:
-        yield f"[red]SpecFLASH's draft side failed in {errors} steps: see the engine's log.[/red]"
+        yield f"SpecFLASH's draft side failed in {errors} steps: see the engine's log."
 
 
 def _spreads(found: Sequence[Row]) -> Iterator[str]:

@@ -1,19 +1,18 @@
 """Who runs when: repeats of all methods interleaved, so that a machine's slow drift hits every method alike."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vllm_specflash.bench.console import Announce
 from vllm_specflash.bench.document import Document
 from vllm_specflash.bench.engine import Engine, EngineSetup
 from vllm_specflash.bench.method import PLAIN, Method
 from vllm_specflash.bench.prompts import load_task
 from vllm_specflash.bench.targets import Target
 from vllm_specflash.train.prompts import Prompt
-
-Announce = Callable[[str], None]
 
 WARM_UP_TOKENS = 24
 # How many prompts are tried for each that is kept, when long enough answers are wanted.
@@ -92,7 +91,7 @@ class Benchmark:
         document: where passes go; those already there are not repeated.
         announce: is told what happens.
         data: folder of the prompts.
-        deadline: time.monotonic() after which no pass begins.
+        seconds: after so much measuring no further repeat begins; the first is always made.
     """
 
     def __init__(
@@ -104,10 +103,10 @@ class Benchmark:
         document: Document,
         announce: Announce,
         data: Path,
-        deadline: float,
+        seconds: float,
     ):
         self.plan, self.methods, self.batch_sizes, self.target = plan, methods, batch_sizes, target
-        self.document, self.announce, self.data, self.deadline = document, announce, data, deadline
+        self.document, self.announce, self.data, self.seconds = document, announce, data, seconds
         self.prompts: dict[str, list[Prompt]] = {}
 
     def missing(self) -> list[tuple[int, int, str, Method]]:
@@ -124,7 +123,7 @@ class Benchmark:
         ]
 
     def run(self, logs: Path) -> None:
-        """Everything that is missing, until the deadline (time.monotonic()) has passed."""
+        """Everything that is missing, as far as the time allows."""
         if not self.missing():
             return
         setups = {f"{self.target.name}/{m.name}": self.plan.setup(self.target, m, max(self.batch_sizes)) for m in self.methods}
@@ -171,9 +170,9 @@ class Benchmark:
         return [by_id[prompt_id] for prompt_id in ids]
 
     def _measure(self, engines: dict[str, Engine]) -> None:
-        plan, name = self.plan, self.target.name
+        plan, name, began = self.plan, self.target.name, time.monotonic()
         for repeat, batch_size, task, method in self.missing():
-            if time.monotonic() > self.deadline:
+            if repeat and time.monotonic() - began > self.seconds:
                 self.announce("the time is up: what is missing can be run later with the same command")
                 return
             self.announce(f"{name}, {task}, batch {batch_size}, repeat {repeat + 1} of {plan.repeats}: {method.name}")

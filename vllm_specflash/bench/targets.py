@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_specflash.demo.drafts import DEMO_TARGETS
+from vllm_specflash.demo.drafts import DEMO_TARGETS, DemoTarget
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,11 @@ class Target:
     tasks: tuple[str, ...]
 
 
+def of_demo(demo: DemoTarget, draft: str | None = None, tasks: tuple[str, ...] = ()) -> Target:
+    """A demo target, built on first use."""
+    return Target(demo.name, str(demo.build()), draft or str(demo.draft), tasks or demo.tasks)
+
+
 def find_target(text: str, draft: str | None = None, tasks: tuple[str, ...] = ()) -> Target:
     """A demo target by name (built on first use), or a user's own by folder or hub id.
 
@@ -26,5 +31,5 @@ def find_target(text: str, draft: str | None = None, tasks: tuple[str, ...] = ()
     """
     for demo in DEMO_TARGETS:
         if text == demo.name:
-            return Target(demo.name, str(demo.build()), draft or str(demo.draft), tasks or demo.tasks)
+            return of_demo(demo, draft, tasks)
     return Target(Path(text).name, text, draft, tasks or ("chat",))

@@ -11,7 +11,8 @@ from vllm_specflash.bench.document import Document
 from vllm_specflash.bench.engine import EngineFailed
 from vllm_specflash.bench.method import PLAIN, Method, parse_method
 from vllm_specflash.bench.prompts import EXAMPLE_DATA
-from vllm_specflash.bench.report import report, wide_console
+from vllm_specflash.bench.console import announcer, wide_console
+from vllm_specflash.bench.report import report
 from vllm_specflash.bench.rows import rows
 from vllm_specflash.bench.schedule import Benchmark, Plan
 from vllm_specflash.bench.targets import find_target
@@ -32,12 +33,12 @@ def run(
         typer.Option(help="specflash, ngram, suffix, or NAME={...}: a speculative_config as JSON; may be repeated."),
     ] = ["specflash"],
     batch_size: Annotated[list[int], typer.Option(help="Requests at a time; may be repeated.")] = [1, 8],
-    max_minutes: Annotated[float, typer.Option(help="Begin no pass after this long; the same command goes on later.")] = 60,
+    max_minutes: Annotated[float, typer.Option(help="Measure a target no longer than this, beyond the first repeat; repeat to go on.")] = 60,
     data: Annotated[Path, typer.Option(help="Folder of jsonl files with prompts.")] = EXAMPLE_DATA,
     out: Annotated[Path, typer.Option(help="JSON file; the same command continues an unfinished one.")] = Path("bench.json"),
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
 ) -> None:
-    console, deadline = wide_console(), time.monotonic() + 60 * max_minutes
+    console, began = wide_console(), time.monotonic()
     try:
         targets = [find_target(name, draft, tuple(task)) for name in target]
         methods = {
@@ -49,14 +50,14 @@ def run(
         document = Document(out, settings)
         for one in targets:
             with console.status("") as status:
-                benchmark = Benchmark(
-                    plan, methods[one.name], tuple(batch_size), one, document, announcer(console, status), data, deadline
-                )
+                announce = announcer(console, status, began)
+                sizes, seconds = tuple(batch_size), 60 * max_minutes
+                benchmark = Benchmark(plan, methods[one.name], sizes, one, document, announce, data, seconds)
                 benchmark.run(out.with_suffix(".logs"))
             for part in report(document, one, plan.dtype):
                 console.print(part, highlight=False)
     except (ValueError, OSError, EngineFailed) as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
+        console.print(str(error), style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
     found = rows(document)
     document.data["summary"] = [asdict(row) for row in found]
@@ -67,15 +68,3 @@ def run(
 
         for path in draw_all(found, plots):
             console.print(f"drawn: {path}", highlight=False)
-
-
-def announcer(console, status):
-    """A function that shows what is happening now, with the seconds since the beginning."""
-    began = time.monotonic()
-
-    def announce(text: str) -> None:
-        line = f"{time.monotonic() - began:5.0f} s  {text}"
-        status.update(line)
-        console.print(f"[dim]{line}[/dim]", highlight=False)
-
-    return announce

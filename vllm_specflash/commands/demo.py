@@ -1,0 +1,32 @@
+"""specflash demo: plain vLLM and SpecFLASH side by side on the shipped targets and prompts."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vllm_specflash.bench.console import wide_console
+from vllm_specflash.bench.engine import EngineFailed
+from vllm_specflash.bench.prompts import EXAMPLE_DATA
+from vllm_specflash.commands.options import with_options
+from vllm_specflash.demo.run import DemoOptions, run_demo
+
+
+@with_options(options=DemoOptions)
+def run(
+    options: DemoOptions,
+    data: Annotated[Path, typer.Option(help="Folder of jsonl files with prompts.")] = EXAMPLE_DATA,
+) -> None:
+    console = wide_console()
+    try:
+        found = run_demo(options, data, console)
+    except (OSError, ValueError, EngineFailed) as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    for row in found:
+        if row.decode_speed_up and row.end_to_end_speed_up:
+            console.print(
+                f"{row.task}: SpecFLASH gives the same tokens {row.decode_speed_up.median:.2f}x as fast while decoding, "
+                f"{row.end_to_end_speed_up.median:.2f}x end to end.",
+                style="bold",
+            )
