@@ -85,17 +85,3 @@ def choose_splits(programs: int, longest: int, block: int, device: torch.device)
     wanted = triton.cdiv(WAVES * sms, programs)
     # Fewer than four steps per program would spend more on the merge than on the attention.
     return max(1, min(wanted, triton.cdiv(longest, 4 * block), MAX_SPLITS))
-
-
-def tile_config(rows: int, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes of the attention kernels for so many query rows per KV head; chosen to spill on none of our targets."""
-    wide, block_d = dtype == torch.float32, triton.next_power_of_2(head_dim)
-    largest = 32 if wide else 128 if block_d <= 128 else 64
-    block_m = min(max(16, triton.next_power_of_2(rows)), largest)
-    return dict(
-        BLOCK_M=block_m,
-        BLOCK_N=32 if wide or block_d > 128 else 64,
-        BLOCK_D=block_d,
-        num_warps=8 if block_m * block_d > 64 * 128 else 4,
-        num_stages=2,
-    )

@@ -1,0 +1,121 @@
+"""Inputs of every op at serving shapes: what the compile report compiles for and the benchmark measures.
+
+Shapes are those of targets this package is for: heads, KV heads and head size of Qwen2.5-VL-7B (28, 4, 128), LLaVA-1.5-7B
+(32, 32, 128), a Gemma-like wide head (8, 4, 256) and SmolLM2-135M (9, 3, 64).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .kv_compact import CacheTable, cache_table
+from .latent_compress import CompressState
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention shape of a target."""
+
+    name: str
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+QWEN = Heads("Qwen2.5-VL-7B", 28, 4, 128)
+LLAVA = Heads("LLaVA-1.5-7B", 32, 32, 128)
+WIDE = Heads("wide heads", 8, 4, 256)
+SMOL = Heads("SmolLM2-135M", 9, 3, 64)
+
+
+def binary_tree_bits(nodes: int, device: str) -> Tensor:
+    """Ancestor bitmasks of a binary tree in level order, [nodes] int64."""
+    bits = [1]
+    for node in range(1, nodes):
+        bits.append(bits[(node - 1) // 2] | 1 << node)
+    return torch.tensor([b - (1 << 64) if b >> 63 else b for b in bits], dtype=torch.int64, device=device)
+
+
+def tree_attention_inputs(
+    heads: Heads, requests: int, nodes: int, context: int, block_size: int, dtype: torch.dtype, device: str
+) -> dict:
+    """Arguments of tree_attention: every request the same size, its pages scattered over the cache."""
+    pages = -(-(context + nodes) // block_size)
+    cache = torch.randn(requests * pages, 2, block_size, heads.num_kv_heads, heads.head_dim, device=device).to(dtype)
+    return dict(
+        query=torch.randn(requests * nodes, heads.num_heads, heads.head_dim, device=device).to(dtype),
+        key_cache=cache[:, 0],
+        value_cache=cache[:, 1],
+        block_table=torch.randperm(requests * pages, device=device).view(requests, pages).int(),
+        context_lens=torch.full((requests,), context, dtype=torch.int32, device=device),
+        cu_nodes=(torch.arange(requests + 1, device=device) * nodes).int(),
+        ancestors=binary_tree_bits(nodes, device).repeat(requests),
+        scale=heads.head_dim**-0.5,
+        max_num_nodes=nodes,
+        max_context_len=context,
+    )
+
+
+def draft_attention_inputs(
+    heads: Heads, requests: int, rows: int, slots: int, extra: int, dtype: torch.dtype, device: str
+) -> dict:
+    """Arguments of draft_attention: a few rows per request over scattered slots."""
+    cache = torch.randn(requests * slots, 2, heads.num_kv_heads, heads.head_dim, device=device).to(dtype)
+    args = dict(
+        query=torch.randn(requests * rows, heads.num_heads, heads.head_dim, device=device).to(dtype),
+        key_cache=cache[:, 0],
+        value_cache=cache[:, 1],
+        slots=torch.randperm(requests * slots, device=device).view(requests, slots),
+        visible=(torch.arange(rows, device=device) + slots - rows + 1).int().repeat(requests),
+        cu_q=(torch.arange(requests + 1, device=device) * rows).int(),
+        scale=heads.head_dim**-0.5,
+        max_rows=rows,
+    )
+    if extra:
+        shape = (2, requests, extra, heads.num_kv_heads, heads.head_dim)
+        args["extra_key"], args["extra_value"] = torch.randn(shape, device=device).to(dtype)
+        args["extra_visible"] = torch.full((requests * rows,), extra, dtype=torch.int32, device=device)
+    return args
+
+
+def latent_compress_inputs(
+    latents: int, size: int, spans: int, length: int, dtype: torch.dtype, device: str
+) -> dict:
+    """Arguments of latent_compress: spans of one length, nothing absorbed before."""
+    return dict(
+        queries=torch.randn(latents, size, device=device) * size**-0.5,
+        hidden=torch.randn(spans * length, size, device=device).to(dtype),
+        cu_seqlens=(torch.arange(spans + 1, device=device) * length).int(),
+        state=CompressState.empty(spans, latents, size, device),
+    )
+
+
+def tree_accept_inputs(requests: int, nodes: int, device: str) -> dict:
+    """Arguments of tree_accept: binary trees in which the leftmost path is accepted."""
+    index = torch.arange(nodes, device=device)
+    return dict(
+        tokens=index.repeat(requests),
+        parents=torch.where(index > 0, (index - 1) // 2, -1).int().repeat(requests),
+        sampled=(2 * index + 1).repeat(requests),
+        cu_nodes=(torch.arange(requests + 1, device=device) * nodes).int(),
+        max_num_nodes=nodes,
+    )
+
+
+def kv_compact_inputs(
+    heads: Heads, layers: int, requests: int, accepted: int, block_size: int, dtype: torch.dtype, device: str
+) -> dict:
+    """Arguments of kv_compact: every accepted node but none of them in place."""
+    pages = -(-(3 * accepted + 2) // block_size)
+    shape = (requests * pages, 2, block_size, heads.num_kv_heads, heads.head_dim)
+    caches = [torch.randn(shape, device=device).to(dtype) for _ in range(layers)]
+    table: CacheTable = cache_table([cache[:, part] for cache in caches for part in (0, 1)])
+    nodes = (2 * torch.arange(1, accepted + 1, device=device)).int()
+    return dict(
+        caches=table,
+        block_table=torch.arange(requests * pages, device=device).view(requests, pages).int(),
+        base=torch.zeros(requests, dtype=torch.int32, device=device),
+        nodes=nodes.repeat(requests, 1),
+        lengths=torch.full((requests,), accepted, dtype=torch.int32, device=device),
+    )

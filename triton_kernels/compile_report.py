@@ -1,0 +1,207 @@
+"""Compile every kernel at its shipped configurations for GPUs that need not be there, and write what they use.
+
+    python -m vllm_specflash.triton_kernels.compile_report [--write docs/kernels.md] [--arch 80 90 100] [--only TEXT ...]
+
+The launchers run as they are, on small CPU tensors, behind a driver that answers for the GPU asked for and a launch that
+stops after compiling: what is compiled is what would be launched, specialisations included. Exits with 1 when a kernel
+spills registers or asks for more shared memory than the chip gives one block.
+"""
+
+import argparse
+import contextlib
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from . import _samples as samples
+from .draft_attention import draft_attention_triton
+from .kv_compact import kv_compact_triton
+from .latent_compress import latent_compress_triton
+from .tree_accept import tree_accept_triton
+from .tree_attention import tree_attention_triton
+
+# Shared memory that one block may use, bytes (CUDA C++ Programming Guide, compute capabilities).
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+BEGIN, END = "<!-- compile report -->", "<!-- end of compile report -->"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one kernel in one configuration uses on one architecture."""
+
+    kernel: str
+    case: str
+    arch: int
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    warps: int
+
+    @property
+    def fits(self) -> bool:
+        return self.spill_bytes == 0 and self.shared_bytes <= SHARED_LIMIT[self.arch]
+
+
+def cases() -> dict[str, Callable[[], object]]:
+    """Launches that together reach every configuration the launchers choose between."""
+    half, single = torch.bfloat16, torch.float32
+    out = {}
+
+    def tree(name, heads, nodes, dtype, splits):
+        args = samples.tree_attention_inputs(heads, 1, nodes, 96, 16, dtype, "cpu")
+        out[name] = lambda: tree_attention_triton(**args, num_splits=splits)
+
+    def draft(name, heads, rows, dtype, splits):
+        args = samples.draft_attention_inputs(heads, 1, rows, 96, 5, dtype, "cpu")
+        out[name] = lambda: draft_attention_triton(**args, num_splits=splits)
+
+    def compress(name, latents, size, dtype):
+        args = samples.latent_compress_inputs(latents, size, 2, 64, dtype, "cpu")
+        out[name] = lambda: latent_compress_triton(**args)
+
+    def compact(name, heads):
+        args = samples.kv_compact_inputs(heads, 2, 2, 3, 16, half, "cpu")
+        out[name] = lambda: kv_compact_triton(**args)
+
+    tree("head 128, 16 nodes x 7, fp16, split", samples.QWEN, 16, torch.float16, 4)
+    for label, dtype in (("bf16", half), ("fp32", single)):
+        tree(f"head 64, 64 nodes x 3, {label}", samples.SMOL, 64, dtype, 1)
+        tree(f"head 256, 64 nodes x 2, {label}", samples.WIDE, 64, dtype, 1)
+        tree(f"head 128, 16 nodes x 7, {label}, split", samples.QWEN, 16, dtype, 4)
+    tree("head 128, 32 nodes x 1, bf16", samples.LLAVA, 32, half, 1)
+    tree("head 128, 64 nodes x 1, bf16", samples.LLAVA, 64, half, 1)
+    tree("head 128, 1 node x 1, bf16, split", samples.LLAVA, 1, half, 4)
+    for label, dtype in (("bf16", half), ("fp32", single)):
+        draft(f"head 128, 5 rows x 7, {label}, split", samples.QWEN, 5, dtype, 4)
+        draft(f"head 64, 1 row x 3, {label}, split", samples.SMOL, 1, dtype, 4)
+        draft(f"head 256, 64 rows x 2, {label}", samples.WIDE, 64, dtype, 1)
+    for label, dtype in (("bf16", half), ("fp32", single)):
+        compress(f"64 latents, D 4096, {label}", 64, 4096, dtype)
+        compress(f"16 latents, D 576, {label}", 16, 576, dtype)
+    walk = samples.tree_accept_inputs(2, 64, "cpu")
+    out["64 nodes"] = lambda: tree_accept_triton(**walk)
+    compact("head 128 x 4, bf16", samples.QWEN)
+    compact("head 64 x 3, bf16", samples.SMOL)
+    return out
+
+
+@contextlib.contextmanager
+def compiling_for(arch: int) -> Iterator[list]:
+    """Within it a launch compiles for that architecture and does nothing else; yields the list of (kernel, compiled)."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    compiled, run, active = [], JITFunction.run, driver._active
+    properties = {"max_shared_mem": SHARED_LIMIT[arch], "multiprocessor_count": 132}
+    driver.set_active(
+        SimpleNamespace(
+            get_current_device=lambda: arch,
+            get_current_stream=lambda device: 0,
+            get_current_target=lambda: GPUTarget("cuda", arch, 32),
+            utils=SimpleNamespace(get_device_properties=lambda device: properties),
+        )
+    )
+
+    def compile_only(self, *args, grid, warmup, **options):
+        compiled.append((self.__name__, run(self, *args, grid=grid, warmup=True, **options)))
+
+    JITFunction.run = compile_only
+    try:
+        yield compiled
+    finally:
+        JITFunction.run = run
+        driver.set_active(active)
+
+
+def resources(cubin: bytes) -> tuple[int, int]:
+    """Registers per thread and bytes of spilled registers of a cubin.
+
+    A stack frame counts as spilled only if the machine code stores to it: some frames of sm_100 are never touched.
+    """
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+
+        def dump(what: str) -> str:
+            command = [knobs.nvidia.cuobjdump.path, what, file.name]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+        usage = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", dump("--dump-resource-usage"))}
+        frame = usage["STACK"] + usage["LOCAL"]
+        spilled = frame if frame and re.search(r"\b(STL|LDL)\b", dump("--dump-sass")) else 0
+        return usage["REG"], spilled
+
+
+def report(archs: list[int], only: Sequence[str] = ("",)) -> list[Usage]:
+    """Usage of every kernel, in the cases whose name holds one of those texts; a configuration once per architecture."""
+    usages, seen = [], set()
+    for arch in archs:
+        for case, launch in cases().items():
+            if not any(text in case for text in only):
+                continue
+            with compiling_for(arch) as compiled:
+                launch()
+            for kernel, binary in compiled:
+                if (arch, binary.metadata.hash) in seen:
+                    continue
+                seen.add((arch, binary.metadata.hash))
+                registers, spilled = resources(binary.asm["cubin"])
+                usages.append(
+                    Usage(kernel, case, arch, registers, spilled, binary.metadata.shared, binary.metadata.num_warps)
+                )
+    return usages
+
+
+def table(usages: list[Usage]) -> str:
+    """Markdown: one line per kernel and case, one column per architecture."""
+    archs = sorted({usage.arch for usage in usages})
+    lines = [
+        "| kernel | case | warps | " + " | ".join(f"sm_{arch}" for arch in archs) + " |",
+        "| --- | --- | --- | " + " | ".join("---" for _ in archs) + " |",
+    ]
+    rows: dict[tuple[str, str, int], dict[int, Usage]] = {}
+    for usage in usages:
+        rows.setdefault((usage.kernel, usage.case, usage.warps), {})[usage.arch] = usage
+    for (kernel, case, warps), by_arch in sorted(rows.items()):
+        cells = (by_arch.get(arch) for arch in archs)
+        figures = (f"{u.registers} / {u.spill_bytes} / {u.shared_bytes / 1024:.1f}" if u else "" for u in cells)
+        lines.append(f"| {kernel} | {case} | {warps} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", type=int, nargs="+", default=sorted(SHARED_LIMIT), choices=sorted(SHARED_LIMIT))
+    parser.add_argument("--write", type=Path, help=f"Markdown file whose part between '{BEGIN}' and '{END}' is replaced")
+    parser.add_argument("--only", nargs="+", default=[""], help="compile only cases whose name holds one of these texts")
+    options = parser.parse_args()
+    import triton
+
+    # One line per kernel about a default of Triton's next release.
+    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
+    usages = report(options.arch, options.only)
+    text = f"Triton {triton.__version__}; registers per thread / spilled bytes / shared memory in KiB.\n\n{table(usages)}"
+    print(text)
+    if options.write:
+        page = options.write.read_text(encoding="utf-8")
+        before, after = page.split(BEGIN)[0], page.split(END)[1]
+        options.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    failures = [usage for usage in usages if not usage.fits]
+    for usage in failures:
+        print(f"does not fit: {usage}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
