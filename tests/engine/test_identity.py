@@ -2,7 +2,6 @@
 
 import pytest
 from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, with_images
-from vllm import SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -38,9 +37,9 @@ def test_chunked_prefill_that_splits_images(llava, drafts, plain_answers):
 def test_prefix_caching_with_shared_images(llava, drafts):
     shared = "user: <image> <image> a long shared beginning of the conversation, word after word, that fills blocks. "
     prompts = [with_images(shared + question, 1, 2) for question in ("what? ", "where? ", "what? why? ", "what? ")]
-    with engine(llava, block_size=16) as llm:
+    with engine(llava, block_size=32) as llm:
         expected = answers(llm, prompts, greedy())
-    with engine(llava, drafts["knowing"], enable_prefix_caching=True, block_size=16) as llm:
+    with engine(llava, drafts["knowing"], enable_prefix_caching=True, block_size=32) as llm:
         one_by_one = [answers(llm, [prompt], greedy())[0] for prompt in prompts]
         together = answers(llm, prompts, greedy())
         hits = sum(m.value for m in llm.get_metrics() if m.name == "vllm:prefix_cache_hits")
@@ -50,7 +49,7 @@ def test_prefix_caching_with_shared_images(llava, drafts):
 
 
 def test_preemption_under_a_tiny_cache(llava, drafts, plain_answers):
-    with engine(llava, drafts["knowing"], num_gpu_blocks_override=22, block_size=16, max_model_len=256) as llm:
+    with engine(llava, drafts["knowing"], num_gpu_blocks_override=14, block_size=32, max_model_len=256) as llm:
         assert answers(llm, mixed_prompts(), greedy()) == plain_answers
         preempted = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
         assert draft_stats(llm)["errors"] == 0
@@ -77,12 +76,6 @@ def test_abort_in_mid_stream_disturbs_no_one(llava, drafts, plain_answers):
     assert {index: done[index] for index in done} == {i: plain_answers[i] for i in range(len(prompts)) if i not in (1, 2)}
 
 
-@pytest.mark.parametrize("max_tokens", [1, 2, 5, 6, 7])
-def test_max_tokens_edges(shared_engine, plain_answers, max_tokens):
-    expected = [tokens[:max_tokens] for tokens in plain_answers]
-    assert answers(shared_engine, mixed_prompts(), greedy(max_tokens)) == expected
-
-
 def test_max_model_len_edge(llava, drafts):
     prompts = ["user: short. ", with_images("user: <image> at the end of the model's length. ", 1)]
     with engine(llava, max_model_len=96) as llm:
@@ -90,54 +83,3 @@ def test_max_model_len_edge(llava, drafts):
     with engine(llava, drafts["knowing"], max_model_len=96) as llm:
         assert answers(llm, prompts, greedy(500)) == expected
         assert draft_stats(llm)["errors"] == 0
-
-
-def test_stop_strings_and_stop_tokens(shared_engine, llava, plain_answers):
-    tokenizer = shared_engine.get_tokenizer()
-    prompts = mixed_prompts()
-    texts = [tokenizer.decode(tokens) for tokens in plain_answers]
-    params = [SamplingParams(temperature=0, max_tokens=48, stop=[text[20:22]]) for text in texts]
-    stopped = shared_engine.generate(prompts, params, use_tqdm=False)
-    for out, text in zip(stopped, texts):
-        assert out.outputs[0].text == text[: text.index(text[20:22])]
-    params = [greedy(stop_token_ids=[tokens[17]]) for tokens in plain_answers]
-    for got, tokens in zip(answers(shared_engine, prompts, params), plain_answers):
-        assert got == tokens[: tokens.index(tokens[17]) + 1]
-
-
-@pytest.fixture(scope="module")
-def shared_engine(llava, drafts):
-    with engine(llava, drafts["knowing"], {"num_speculative_tokens": 5}) as llm:
-        yield llm
-
-
-def test_requests_join_and_leave_a_running_batch(shared_engine, plain_answers):
-    prompts, core = mixed_prompts(), shared_engine.llm_engine
-    waiting, done = list(range(len(prompts))), {}
-    while waiting or core.has_unfinished_requests():
-        if waiting:
-            index = waiting.pop()
-            core.add_request(f"join-{index}", prompts[index], greedy(10 + 3 * index))
-        for out in core.step():
-            if out.finished:
-                done[int(out.request_id.split("-")[1])] = tuple(out.outputs[0].token_ids)
-    assert done == {index: tokens[: 10 + 3 * index] for index, tokens in enumerate(plain_answers)}
-
-
-def test_penalties_bad_words_and_logprobs_match_plain(llava, shared_engine):
-    prompts = mixed_prompts()[:5]
-    params = [
-        greedy(presence_penalty=0.8, frequency_penalty=0.4),
-        greedy(repetition_penalty=1.3),
-        greedy(min_tokens=10),
-        greedy(bad_words=["e"]),
-        greedy(logprobs=3),
-    ]
-    with engine(llava) as llm:
-        expected = llm.generate(prompts, params, use_tqdm=False)
-    for got, want in zip(shared_engine.generate(prompts, params, use_tqdm=False), expected):
-        assert got.outputs[0].token_ids == want.outputs[0].token_ids
-    for step, plain_step in zip(got.outputs[0].logprobs, want.outputs[0].logprobs):
-        assert step.keys() == plain_step.keys()
-        for token in step:
-            assert step[token].logprob == pytest.approx(plain_step[token].logprob, abs=1e-4)

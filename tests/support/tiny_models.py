@@ -14,6 +14,11 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
 )
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
@@ -84,20 +89,22 @@ def _speak_bigrams(model: torch.nn.Module, vocab_size: int, context: float) -> N
         head.normal_(std=0.3)
         head[follows[len(SPECIAL) :], torch.arange(len(SPECIAL), vocab_size)] += 1.0
         # Never say a special token: an early </s> would end every test after a few tokens.
-        head[: len(SPECIAL)] = 0.0
+        head[: len(SPECIAL)].mul_(0.1)
         for name, weight in model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")) and "vision" not in name:
                 weight.normal_(std=context)
 
 
-def tiny_llama(folder: Path, vocab_size: int | None = None, seed: int = 0) -> Path:
-    """A Llama of 2 layers; `vocab_size` smaller than the tokenizer's makes a target for counting samples."""
+def tiny_llama(folder: Path, vocab_size: int | None = None, gain: float = 1.0, seed: int = 0) -> Path:
+    """A Llama of 2 layers; a smaller `vocab_size` and `gain` (of its logits) make a target for counting samples."""
     torch.manual_seed(seed)
     tokenizer = character_tokenizer()
     vocab_size = vocab_size or len(tokenizer)
     config = LlamaConfig(vocab_size=vocab_size, bos_token_id=1, eos_token_id=2, pad_token_id=0, **TEXT)
     model = LlamaForCausalLM(config)
     _speak_bigrams(model, vocab_size, CONTEXT)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(gain)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -127,6 +134,44 @@ def tiny_llava(folder: Path, seed: int = 0) -> Path:
     LlavaProcessor(
         image_processor=images, tokenizer=tokenizer, patch_size=8, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, image_token="<image>", chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+QWEN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}{% endif %}\n{% endfor %}assistant: "
+)
+
+
+def tiny_qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
+    """Qwen2.5-VL's architecture: M-RoPE, images of any size, real video input."""
+    torch.manual_seed(seed)
+    tokenizer = character_tokenizer()
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in
+           ("vision_start", "vision_end", "image_pad", "video_pad")}  # fmt: skip
+    text = {
+        **TEXT, "vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+    }  # fmt: skip
+    vision = {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": HIDDEN,
+        "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 32,
+        "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, image_token_id=ids["image_pad"], video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"], vision_end_token_id=ids["vision_end"],
+    )  # fmt: skip
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    _speak_bigrams(model, len(tokenizer), CONTEXT)
+    model.save_pretrained(folder)
+    sizes = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2, "size": {"shortest_edge": 256, "longest_edge": 4096}}
+    Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**sizes), tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**sizes), chat_template=QWEN_TEMPLATE,
     ).save_pretrained(folder)  # fmt: skip
     return folder
 

@@ -7,6 +7,7 @@ import torch
 from vllm.logger import init_logger
 
 from vllm_specflash.engine.step import Step
+from vllm_specflash.engine.verify import NodeSampler
 from vllm_specflash.tree.cost import SIZES, StepCost
 
 logger = init_logger("vllm.specflash")
@@ -14,6 +15,10 @@ logger = init_logger("vllm.specflash")
 
 class SpecFlashRunnerMixin:
     """Goes before CPUModelRunner or GPUModelRunner in the bases; `self.drafter` is a SpecFlashProposer."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rejection_sampler = NodeSampler.replacing(self.rejection_sampler)
 
     def propose_draft_token_ids(
         self,
