@@ -25,9 +25,10 @@ def main() -> None:
     parser.add_argument("pictures", nargs="*", type=Path, default=PICTURES)
     args = parser.parse_args()
 
+    model, draft = (args.model, args.draft) if args.model else demo()
     llm = LLM(
-        args.model or demo_model(),
-        speculative_config={"method": "specflash", **({"model": args.draft} if args.draft else {})},
+        model,
+        speculative_config={"method": "specflash", **({"model": draft} if draft else {})},
         max_model_len=1024,
         enforce_eager=args.eager,
         disable_log_stats=False,  # vLLM counts accepted tokens only when it keeps statistics
@@ -39,10 +40,12 @@ def main() -> None:
     print(f"\nAcceptance length: {acceptance_length(llm):.2f} tokens per forward of the target")
 
 
-def demo_model() -> str:
-    from vllm_specflash.demo.assemble import demo_target
+def demo() -> tuple[str, str]:
+    """The demo model, assembled on first use, and the draft that is shipped for it."""
+    from vllm_specflash.demo.drafts import DEMO_TARGETS
 
-    return str(demo_target())
+    scenes = DEMO_TARGETS[0]
+    return str(scenes.build()), str(scenes.draft)
 
 
 def picture(path: Path) -> dict:
