@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_specflash.tree.cost import StepCost, best_lengths
+from vllm_specflash.tree.cost import StepCost, best_lengths, expected_gain
 
 CPU_LIKE = StepCost.of({1: 16.5, 6: 16.5, 8: 18.8, 16: 24.1, 32: 39.6})
 
@@ -43,3 +43,16 @@ def test_without_a_cost_everything_with_a_chance_is_kept():
 def test_larger_batches_are_never_cheaper_and_grow_beyond_the_last_size():
     cost = StepCost.of({1: 5.0, 2: 4.0, 4: 6.0})
     assert cost(np.array([1, 2, 3, 4, 6])).tolist() == [5.0, 5.0, 5.5, 6.0, 7.0]
+
+
+def test_drafting_stops_to_pay_under_load():
+    chances = np.cumprod(np.full((1, 5), 0.6), axis=1)
+
+    def gain(requests, draft_ms):
+        batch = np.repeat(chances, requests, axis=0)
+        return expected_gain(batch, best_lengths(batch, requests, CPU_LIKE), requests, CPU_LIKE, draft_ms)
+
+    assert gain(1, 0.0) == pytest.approx(1 + chances.sum())
+    assert gain(1, 16.5) == pytest.approx((1 + chances.sum()) / 2)
+    assert gain(32, 20.0) < 1
+    assert expected_gain(np.zeros((1, 5)), np.zeros(1, dtype=int), 1, CPU_LIKE, 0.0) == 1

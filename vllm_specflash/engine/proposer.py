@@ -18,7 +18,7 @@ from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.step import Step
 from vllm_specflash.engine.target import embed_tokens, lm_head_weight
-from vllm_specflash.tree.cost import StepCost, best_lengths
+from vllm_specflash.tree.cost import StepCost, best_lengths, expected_gain
 from vllm_specflash.triton_kernels.draft_attention import draft_attention
 
 logger = init_logger("vllm.specflash")
@@ -26,6 +26,10 @@ logger = init_logger("vllm.specflash")
 # Multimodal items that the compressor pools; others (audio) stay in the draft's sequence position by position.
 VISUAL = ("image", "video")
 NO_SPANS = Spans.of([], 0)
+# Steps without drafts once drafting has shown not to pay at this load; then it is tried again.
+PAUSE = 16
+# The smoothed gain with which it is tried again: close to 1, so that a few bad steps end it.
+RETRY_GAIN = 1.03
 
 
 @dataclass
@@ -49,6 +53,9 @@ class SpecFlashProposer:
         self.stats = DraftStats()
         # Set once the engine is warm, where sizing is "auto".
         self.step_cost: StepCost | None = None
+        self._draft_seconds = 0.0
+        self._gain = 2.0
+        self._paused_steps = 0
         self._spans: dict[str, Spans] = {}
 
     def load_model(self, target: torch.nn.Module) -> None:
@@ -93,14 +100,20 @@ class SpecFlashProposer:
         """
         began = time.perf_counter()
         drafts: list[list[int]] = [[] for _ in step.req_ids]
+        if self._paused_steps:
+            self._paused_steps -= 1
+            step.room[:] = 0
         if self.cache.allocated:
             spans = SpanBatch([self._spans.get(req_id, NO_SPANS) for req_id in step.req_ids])
             inputs = self._gather(step, spans)
             if inputs is not None:
                 network_began = time.perf_counter()
                 chain = self._forward(step, spans, inputs)
-                self.stats.network_seconds += time.perf_counter() - network_began
+                network_seconds = time.perf_counter() - network_began
+                self.stats.network_seconds += network_seconds
                 if chain is not None:
+                    # Smoothed, and slow to rise: the first forwards of a shape are not typical.
+                    self._draft_seconds += 0.2 * (min(network_seconds, 2 * self._draft_seconds or 1) - self._draft_seconds)
                     self._cut(chain, inputs.query_requests, step.room, drafts)
         self.stats.steps += 1
         self.stats.proposed_tokens += sum(map(len, drafts))
@@ -209,8 +222,11 @@ class SpecFlashProposer:
         fits = np.arange(chances.shape[1]) < room[requests][:, None]
         # A NaN compares as false, so a draft that computes nonsense proposes nothing.
         chances = np.where(fits & (chances >= self.options.min_confidence), chances, 0.0)
-        overhead = self.stats.seconds / self.stats.steps if self.stats.steps else 0.0
-        keep = best_lengths(chances, len(drafts), self.step_cost, overhead)
+        keep = best_lengths(chances, len(drafts), self.step_cost, self._draft_seconds)
+        gain = expected_gain(chances, keep, len(drafts), self.step_cost, self._draft_seconds)
+        self._gain += 0.1 * (min(gain, 10.0) - self._gain)
+        if self._gain < 1:
+            self._paused_steps, self._gain = PAUSE, RETRY_GAIN
         for request, tokens, count in zip(requests.tolist(), chain.tokens.tolist(), keep.tolist()):
             drafts[request] = tokens[:count]
 

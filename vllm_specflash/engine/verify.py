@@ -1,0 +1,160 @@
+"""Lossless verification: the target's token at every node by vLLM's own sampler, then a walk from the root.
+
+A drafted token is accepted when the sampler, asked at its parent, says the very same token; the first that differs is
+emitted in its place. For drafts that are chosen (not sampled) this is exact for every sampling setting, and greedy
+decoding is its special case. A chain is the tree in which every node has one child.
+
+Seeded requests draw one number a node, in order, and their generators are wound back to the last node walked: a
+seeded answer is the one that plain vLLM gives, however long the drafts were.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+from vllm.v1.outputs import SamplerOutput
+from vllm.v1.sample.logits_processor import LogitsProcessors
+from vllm.v1.sample.metadata import SamplingMetadata
+from vllm.v1.sample.rejection_sampler import RejectionSampler
+from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
+
+from vllm_specflash.triton_kernels.tree_accept import tree_accept
+
+
+class NodeSampler(RejectionSampler):
+    """Stands where vLLM's rejection sampler does; penalties, bad words, min_tokens and logprobs are still its own."""
+
+    @classmethod
+    def replacing(cls, sampler: RejectionSampler) -> "NodeSampler":
+        """The same object, told to sample our way: its set-up differs between releases of vLLM."""
+        sampler.__class__ = cls
+        return sampler
+
+    def forward(
+        self,
+        metadata: SpecDecodeMetadata,
+        draft_probs: Tensor | None,
+        logits: Tensor,
+        sampling_metadata: SamplingMetadata,
+    ) -> SamplerOutput:
+        """Args and result as in vLLM's RejectionSampler; `draft_probs` plays no part.
+
+        Rows of `logits` [N, V]: for every request one per draft, then one for the token after the last draft.
+        """
+        draws = SeededDraws(sampling_metadata.generators, metadata.num_draft_tokens)
+        sampled = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+        target_logits = None
+        if len(metadata.target_logits_indices):
+            target_tokens, target_logits = self._at_drafts(metadata, logits, sampling_metadata, draws)
+            sampled[metadata.target_logits_indices] = target_tokens
+        bonus = self.sampler(
+            logits=logits[metadata.bonus_logits_indices],
+            sampling_metadata=replace(sampling_metadata, max_num_logprobs=-1, generators=draws.after_drafts()),
+            predict_bonus_token=True,
+            logprobs_mode_override="processed_logits" if self.is_processed_logprobs_mode else "raw_logits",
+        )
+        sampled[metadata.bonus_logits_indices] = bonus.sampled_token_ids[:, 0].long()
+        emitted = self._walk(metadata, sampled)
+        draws.wind_back(emitted)
+        logprobs = None
+        if sampling_metadata.max_num_logprobs is not None:
+            if target_logits is None:
+                target_logits = logits[metadata.target_logits_indices]
+            logprobs = self._get_logprobs_tensors(
+                sampling_metadata.max_num_logprobs,
+                metadata,
+                logits,
+                target_logits,
+                bonus.logprobs_tensors.logprobs,
+                emitted,
+            )
+        return SamplerOutput(sampled_token_ids=emitted, logprobs_tensors=logprobs)
+
+    def _at_drafts(
+        self, metadata: SpecDecodeMetadata, logits: Tensor, sampling: SamplingMetadata, draws: "SeededDraws"
+    ) -> tuple[Tensor, Tensor]:
+        """The target's tokens where a draft follows [D], and the logits [D, V] that logprobs are to be read from."""
+        raw = logits[metadata.target_logits_indices].to(torch.float32)
+        keep_raw = sampling.max_num_logprobs is not None and not self.is_processed_logprobs_mode
+        processed = self.apply_logits_processors(raw.clone() if keep_raw else raw, sampling, metadata)
+        repeats = torch.tensor(metadata.num_draft_tokens, device=logits.device)
+
+        def per_draft(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.repeat_interleave(repeats, dim=0)
+
+        tokens, constrained = self.sampler.sample(
+            processed,
+            replace(
+                sampling,
+                temperature=per_draft(sampling.temperature),
+                top_p=per_draft(sampling.top_p),
+                top_k=per_draft(sampling.top_k),
+                generators=draws.at_drafts(),
+                # Nothing that is indexed by request may be applied to rows that are drafts.
+                logitsprocs=LogitsProcessors(),
+                logprob_token_ids=None,
+            ),
+            logprobs_mode_override="processed_logits" if self.is_processed_logprobs_mode else None,
+        )
+        return tokens.long(), raw if keep_raw or constrained is None else constrained
+
+    @staticmethod
+    def _walk(metadata: SpecDecodeMetadata, sampled: Tensor) -> Tensor:
+        """Tokens to emit [R, longest draft + 1] int32, padded with -1, from the sampled token at every node [N]."""
+        ends = metadata.cu_num_sampled_tokens
+        bounds = torch.cat((ends.new_zeros(1), ends))
+        index = torch.arange(len(sampled), device=sampled.device)
+        first = torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=len(sampled))
+        # A draft's node comes right after the node whose sampled token decides on it.
+        tokens = torch.full_like(sampled, -1)
+        tokens[metadata.target_logits_indices + 1] = metadata.draft_token_ids.long()
+        return tree_accept(tokens, index - first - 1, sampled, bounds, metadata.max_spec_len + 1).tokens.int()
+
+
+class SeededDraws:
+    """Hands the sampler the generators of seeded requests, and remembers their state before every draw.
+
+    Args:
+        generators: by request.
+        num_draft_tokens: [R] drafts of each request.
+    """
+
+    def __init__(self, generators: dict[int, Generator], num_draft_tokens: list[int]):
+        self.generators, self.num_draft_tokens = generators, num_draft_tokens
+        self.states: dict[int, list[Tensor]] = {request: [] for request in generators}
+
+    def at_drafts(self) -> "_Remembering":
+        """By row of the drafts' logits."""
+        rows, first = {}, 0
+        for request, count in enumerate(self.num_draft_tokens):
+            if request in self.generators:
+                rows.update(dict.fromkeys(range(first, first + count), request))
+            first += count
+        return _Remembering(rows, self)
+
+    def after_drafts(self) -> "_Remembering":
+        """By request."""
+        return _Remembering({request: request for request in self.generators}, self)
+
+    def wind_back(self, emitted: Tensor) -> None:
+        """Leave each generator as if it had drawn once per emitted token; emitted is padded with -1."""
+        if not self.generators:
+            return
+        counts = (emitted >= 0).sum(1).tolist()
+        for request, states in self.states.items():
+            if counts[request] < len(states):
+                self.generators[request].set_state(states[counts[request]])
+
+
+class _Remembering(dict):
+    """Generators by row; iterating, as samplers do just before each row's draw, records their state."""
+
+    def __init__(self, requests: dict[int, int], draws: SeededDraws):
+        super().__init__({row: draws.generators[request] for row, request in requests.items()})
+        self.requests, self.states = requests, draws.states
+
+    def items(self) -> Iterator[tuple[int, Generator]]:
+        for row, generator in super().items():
+            self.states[self.requests[row]].append(generator.get_state())
+            yield row, generator
