@@ -87,7 +87,7 @@ def cases() -> dict[str, Callable[[], object]]:
         compress(f"64 latents, D 4096, {label}", 64, 4096, dtype)
         compress(f"16 latents, D 576, {label}", 16, 576, dtype)
     walk = samples.tree_accept_inputs(2, 64, "cpu")
-    out["64 nodes"] = lambda: tree_accept_triton(**walk)
+    out["walk of 64 nodes"] = lambda: tree_accept_triton(**walk)
     compact("head 128 x 4, bf16", samples.QWEN)
     compact("head 64 x 3, bf16", samples.SMOL)
     return out

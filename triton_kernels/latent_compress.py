@@ -150,13 +150,15 @@ def latent_compress_triton(queries: Tensor, hidden: Tensor, cu_seqlens: Tensor, 
     if rows:
         scores_kernel[(row_tiles, latent_tiles, parts)](
             queries, hidden, scores, rows, queries.stride(0), hidden.stride(0),
-            M=latents, D=size, BLOCK_M=block_m, ROWS=ROWS, STEP=STEP, num_warps=4, num_stages=3,
+            M=latents, D=size, BLOCK_M=block_m, ROWS=ROWS, STEP=STEP, num_warps=4, num_stages=2,
         )  # fmt: skip
     out = CompressState(*(torch.empty_like(part) for part in state))
     if spans:
-        pool_kernel[(triton.cdiv(size, COLUMNS), latent_tiles, spans)](
+        # With 64 latents the pooling would spill on sm_80; the second tile finds the hidden states in L2.
+        pool_m = min(block_m, 32)
+        pool_kernel[(triton.cdiv(size, COLUMNS), triton.cdiv(latents, pool_m), spans)](
             scores, hidden, cu_seqlens, *state, *out, rows, parts, hidden.stride(0),
-            M=latents, D=size, BLOCK_M=block_m, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4, num_stages=2,
+            M=latents, D=size, BLOCK_M=pool_m, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4, num_stages=2,
         )  # fmt: skip
     return out
 

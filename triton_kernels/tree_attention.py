@@ -54,6 +54,8 @@ def tree_attention_torch(
         nodes = end - start
         if nodes == 0:
             continue
+        if nodes > MAX_NODES:
+            raise ValueError(f"A tree of {nodes} nodes does not fit its ancestor bitmask: the limit is {MAX_NODES}.")
         length = context + nodes
         blocks = block_table[request, : -(-length // block_size)]
         key, value = _gather(key_cache, blocks, length), _gather(value_cache, blocks, length)
@@ -170,9 +172,8 @@ def tile_config(rows: int, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
     """Tile sizes for so many query rows per KV head; chosen to spill on none of sm_80, sm_90 and sm_100."""
     block_d, wanted = triton.next_power_of_2(head_dim), max(16, triton.next_power_of_2(rows))
     if dtype == torch.float32:
-        side = 16 if block_d >= 128 else 32
-        return dict(BLOCK_M=min(wanted, side), BLOCK_N=side, BLOCK_D=block_d, num_warps=4, num_stages=2)
-    block_m, block_n = min(wanted, 128 if block_d <= 128 else 64), 64 if block_d <= 128 else 32
+        return dict(BLOCK_M=16, BLOCK_N=16, BLOCK_D=block_d, num_warps=4, num_stages=2)
+    block_m, block_n = min(wanted, 128 if block_d < 128 else 64), 64 if block_d <= 128 else 32
     num_warps = 8 if block_m * block_d >= 64 * 128 else 4
     return dict(BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, num_warps=num_warps, num_stages=2)
 
@@ -240,7 +241,10 @@ def tree_attention(
     cu_nodes [R + 1] int32; ancestors [N] int64: bit j set if node j of the same tree is an ancestor or the node itself.
     max_num_nodes, max_context_len: upper bounds over the batch, known to the host; they size the GPU launch (and are part of
         a captured graph), nothing else.
+    Raises ValueError for a tree of more than 64 nodes.
     """
+    if max_num_nodes > MAX_NODES:
+        raise ValueError(f"Trees of {max_num_nodes} nodes do not fit their ancestor bitmasks: the limit is {MAX_NODES}.")
     if not query.is_cuda:
         return tree_attention_torch(
             query, key_cache, value_cache, block_table, context_lens, cu_nodes, ancestors, scale, out

@@ -112,6 +112,12 @@ def test_result_goes_where_it_is_told(ancestor_masks):
     assert torch.equal(out, tree_attention(**args))
 
 
+def test_trees_beyond_the_bitmask_are_refused(ancestor_masks):
+    args = problem([0], [random_parents(64)], ancestor_masks)
+    with pytest.raises(ValueError, match="the limit is 64"):
+        tree_attention(**args, max_num_nodes=65)
+
+
 @st.composite
 def forests(draw):
     sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))

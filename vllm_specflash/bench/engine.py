@@ -118,16 +118,21 @@ class Engine:
     def close(self) -> None:
         """End the process, and those that vLLM started from it."""
         processes = list((self._process._processes or {}).values())
-        try:
-            self._process.submit(_stop).result(timeout=STOP_SECONDS)
-        except Exception:
-            # It is dead already, or still loading: either way it is ended below.
-            pass
-        self._process.shutdown(wait=False, cancel_futures=True)
+        self.stop()
+        self._process.shutdown(wait=False)
         for process in processes:
-            # Nothing in it is worth the time that an orderly exit of Python takes.
-            process.terminate()
             process.join(timeout=STOP_SECONDS)
+            if process.is_alive():
+                process.terminate()
+                process.join()
+
+    def stop(self) -> None:
+        """Begin to shut the engine down; `close` waits for it."""
+        try:
+            self._process.submit(_stop)
+        except (BrokenProcessPool, RuntimeError):
+            # It died, or was closed: nothing is left to stop.
+            pass
 
     def __enter__(self) -> "Engine":
         return self
@@ -176,8 +181,10 @@ def _one_process_on_cpus() -> None:
 
 
 def _stop() -> None:
+    global _llm
     if _llm is not None:
         _llm.llm_engine.engine_core.shutdown()
+        _llm = None
 
 
 def _settle() -> None:

@@ -78,6 +78,8 @@ def start_engines(setups: dict[str, EngineSetup], logs: Path, announce: Announce
 
 def close_engines(engines: dict[str, Engine]) -> None:
     for engine in engines.values():
+        engine.stop()
+    for engine in engines.values():
         engine.close()
 
 

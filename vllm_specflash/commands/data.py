@@ -18,8 +18,9 @@ def run(
     target: Annotated[str, typer.Option(help="Checkpoint folder or hub id of the target.")],
     out: Annotated[Path, typer.Option(help="Folder of answer shards; an existing one is continued.")],
     generation: GenerationOptions,
+    features: Annotated[Path | None, typer.Option(help="Also keep the target's hidden states here, for training.")] = None,
 ) -> None:
-    skipped = generate_answers(prompts, target, out, generation)
+    skipped = generate_answers(prompts, target, out, generation, features)
     print_skipped(skipped)
     folder = AnswerFolder(out)
     write_provenance(

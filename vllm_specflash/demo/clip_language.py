@@ -177,7 +177,10 @@ def _present(c, rng):
     return f"{upper(be(name))} there {a(name)} in the clip?", answer
 
 
-QUESTIONS = (_which_way, _which_way, _where_end, _what_moves, _what_shown, _colour, _frame, _how_many_frames, _present)
+QUESTIONS = (
+    _which_way, _which_way, _where_end, _where_end, _frame, _frame,
+    _what_moves, _what_shown, _colour, _how_many_frames, _present,
+)  # fmt: skip
 
 
 def question(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from vllm_specflash.demo.split import sample_in
 IMAGE_TOKENS = GRID * GRID
 IMAGE_TOKEN = "<image>"
 IMAGE_TOKEN_ID = 16  # SmolLM2's "<empty_output>", which nothing uses, renamed
-CLIP_FRAMES = (4, 4, 4, 4, 4, 5, 5, 6, 6, 7, 8, 8)  # long clips are dear: fewer of them
+CLIP_FRAMES = (4, 4, 4, 5, 5, 6, 6, 7, 8, 8)  # long clips are dear: fewer of them
 
 
 @dataclass
@@ -37,12 +37,14 @@ class Example:
 
 
 def example(kind: str, rng: np.random.Generator, tokenizer, split: str = "target", frames: int = 0) -> Example:
-    """A "scene" or a "clip" with one description in detail, one caption and three or two questions."""
+    """A "scene" with a description in detail, a caption and three questions, or a "clip" with one more caption and
+    three more questions, as its long visual prefix is worth many turns."""
     if kind == "scene":
-        drawn, language, questions = sample_in(split, sample_scene, rng), scene_language, 3
+        drawn, language, captions, questions = sample_in(split, sample_scene, rng), scene_language, 1, 3
     else:
-        drawn, language, questions = sample_in(split, lambda r: sample_clip(r, (frames,)), rng), clip_language, 2
-    asked = [language.detailed(drawn, rng), language.caption(drawn, rng)]
+        drawn, language = sample_in(split, lambda r: sample_clip(r, (frames,)), rng), clip_language
+        captions, questions = 2, 6
+    asked = [language.detailed(drawn, rng), *(language.caption(drawn, rng) for _ in range(captions))]
     asked += [language.question(drawn, rng) for _ in range(questions)]
     pictures, labels, places = drawn.labelled()
 
@@ -88,10 +90,13 @@ def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
     }
 
 
-def batch(step: int, tokenizer, seed: int = 7, clips: float = 0.3, scenes_per_batch: int = 4) -> dict[str, torch.Tensor]:
-    """Batch number `step`, deterministic in (seed, step): scenes, or clips of one number of frames."""
+def batch(step: int, tokenizer, seed: int = 7, scenes_per_batch: int = 4) -> dict[str, torch.Tensor]:
+    """Batch number `step`, deterministic in (seed, step): scenes, or clips of one number of frames.
+
+    Single pictures come first: motion can be learned only once places are.
+    """
     rng = np.random.default_rng([seed, step])
-    if rng.random() < clips:
+    if rng.random() < (0.3 if step < 350 else 0.5):
         frames = int(rng.choice(CLIP_FRAMES))
         return collate([example("clip", rng, tokenizer, frames=frames) for _ in range(max(2, 12 // frames))])
     return collate([example("scene", rng, tokenizer) for _ in range(scenes_per_batch)])

@@ -8,6 +8,7 @@ through its own processor, in transformers or with `--engine vllm`.
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def answer_with_vllm(folder: Path, asked: list[tuple[Scene | Clip, str]]) -> Ite
     from PIL import Image
     from vllm import LLM, SamplingParams
 
-    llm = LLM(str(folder), max_model_len=1024, limit_mm_per_prompt={"image": 8}, enforce_eager=True)
+    llm = LLM(str(folder), max_model_len=1024, max_num_seqs=32, limit_mm_per_prompt={"image": 8}, enforce_eager=True)
     conversations = []
     for shown, request in asked:
         content = [{"type": "image_pil", "image_pil": Image.fromarray(picture)} for picture in shown.pictures()]
@@ -153,14 +154,18 @@ def main():
     asked = [*heldout_scenes(arguments.scenes), *heldout_clips(arguments.clips)]
     answer = {"transformers": answer_with_transformers, "vllm": answer_with_vllm}[arguments.engine]
     objects = named = placed = clips = right = exact = 0
+    wrong: Counter[str] = Counter()
     for (shown, request), text in zip(asked, answer(arguments.model or demo_target(), asked)):
         perfect = text.strip() == reference(shown, request)
         exact += perfect
         if isinstance(shown, Scene):
             scores = score_scene(shown, text)
             objects, named, placed = objects + scores[0], named + scores[1], placed + scores[2]
+            wrong[request] += scores[0] - scores[2]
         else:
-            clips, right = clips + 1, right + score_clip(shown, text)
+            success = score_clip(shown, text)
+            clips, right = clips + 1, right + success
+            wrong[request] += not success
         if arguments.show and not perfect:
             print(f"--- {shown.content}\n{request}\n{text}", flush=True)
     if objects:
@@ -169,6 +174,8 @@ def main():
     if clips:
         print(f"clips: {right} of {clips} with the right objects and directions, {right / clips:.1%} (bar 75%)")
     print(f"answers equal to the reference: {exact} of {len(asked)}")
+    for request, count in wrong.most_common():
+        print(f"  {count:3d} objects or clips wrong: {request}")
 
 
 if __name__ == "__main__":

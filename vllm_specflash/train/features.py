@@ -1,6 +1,7 @@
 """Target features kept on disk (on request), so that many epochs cost one pass of the target."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,8 @@ class FeatureCache:
     def __contains__(self, sample_id: str) -> bool:
         return sample_id in self.samples
 
-    def append(self, samples: list[Sample], hidden: Tensor) -> None:
-        """Keep hidden states [B, longest L, D] of samples that are not in the cache yet."""
+    def append(self, samples: list[Sample], hidden: Iterable[Tensor]) -> None:
+        """Keep hidden states, [L, D] or longer each, of samples that are not in the cache yet."""
         lines = []
         row_bytes = 2 * self.hidden_size
         with open(self._hidden, "r+b" if self._hidden.exists() else "w+b") as data:

@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import torch
 from rich.progress import track
+from torch import Tensor
+from transformers import AutoConfig
 
 from vllm_specflash.train.answers import Answer, AnswerFolder
+from vllm_specflash.train.capture import EXTENSION, read_captured
+from vllm_specflash.train.families import FAMILIES, Family
+from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.prompts import Prompt, read_prompts
+from vllm_specflash.train.target import Sample, target_name
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,27 @@ def _batches(prompts: Iterator[Prompt], size: int) -> Iterator[list[Prompt]]:
         yield batch
 
 
-def generate_answers(prompts: Path, target: str, out: Path, options: GenerationOptions) -> Counter:
+def _sample(answer: Answer, prompt_ids: list[int], hidden: Tensor, family: Family) -> tuple[Sample, Tensor]:
+    """The teacher-forced sequence of an answer, and its features with a row of zeros for the last token.
+
+    vLLM never runs the last token through the model, and training needs nothing of it.
+    """
+    ids = torch.tensor([*prompt_ids, *answer.token_ids])
+    if len(hidden) != len(ids) - 1:
+        raise ValueError("its hidden states are not complete")
+    prompt = answer.prompt
+    spans = family.spans(ids[: len(prompt_ids)], len(prompt.image_paths))
+    sample = Sample(prompt.id, prompt.task, ids, len(prompt_ids), spans, {}, answer.temperature == 0)
+    return sample, torch.cat((hidden, hidden.new_zeros(1, hidden.shape[1])))
+
+
+def generate_answers(
+    prompts: Path, target: str, out: Path, options: GenerationOptions, features: Path | None = None
+) -> Counter:
     """Answer every prompt of a jsonl file that `out` has no answer for yet; returns the skipped prompts by reason.
 
-    Interrupt it at any moment and start it again: at most one batch is answered twice.
+    Interrupt it at any moment and start it again: at most one batch is answered twice. With `features`, the target's
+    hidden states are kept there on the way, for training (`FeatureCache`).
     """
     from vllm import LLM, SamplingParams
 
@@ -67,7 +91,13 @@ def generate_answers(prompts: Path, target: str, out: Path, options: GenerationO
         # A batch engine runs wide: the compiler's start-up costs more than it gives back.
         enforce_eager=True,
         limit_mm_per_prompt={"image": options.max_images} if images else None,
+        **({} if features is None else {"enable_prefix_caching": False, "worker_extension_cls": EXTENSION}),
     )
+    if features is not None:
+        config = AutoConfig.from_pretrained(target)
+        family = FAMILIES[config.model_type](config, target)
+        cache = FeatureCache(features, config.get_text_config().hidden_size, target_name(target))
+        llm.collective_rpc("start_capture")
     for batch in track(list(_batches(iter(todo), options.batch)), description=f"answers of {target}"):
         chats = []
         for prompt in batch:
@@ -83,5 +113,19 @@ def generate_answers(prompts: Path, target: str, out: Path, options: GenerationO
             Answer(prompt, list(output.outputs[0].token_ids), output.outputs[0].text, parameter.temperature)
             for (prompt, _), output, parameter in zip(chats, outputs, parameters, strict=True)
         ]
+        if features is not None:
+            # Before the answers: what is named in `out` is never generated again.
+            scratch = cache.folder / "captured.part"
+            llm.collective_rpc("write_captured", args=(str(scratch),))
+            captured, kept = read_captured(scratch), []
+            for answer, output in zip(answers, outputs, strict=True):
+                try:
+                    if answer.prompt.id not in cache and output.request_id in captured:
+                        hidden = captured[output.request_id]
+                        kept.append(_sample(answer, output.prompt_token_ids, hidden, family))
+                except ValueError as error:
+                    skipped[f"features: {error}"] += 1
+            cache.append([sample for sample, _ in kept], [hidden for _, hidden in kept])
+            scratch.unlink()
         folder.append([answer for answer in answers if answer.token_ids])
     return skipped

@@ -29,6 +29,11 @@ class Sample:
         return len(self.input_ids)
 
 
+def target_name(path: str) -> str:
+    """The hub id, or the folder's own name: what the engine compares with the model it serves."""
+    return Path(path).resolve().name if Path(path).is_dir() else path
+
+
 class Target:
     """A target checkpoint under transformers, in bfloat16 and without gradients.
 
@@ -51,8 +56,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """The hub id, or the folder's own name: what the engine compares with the model it serves."""
-        return Path(self.path).resolve().name if Path(self.path).is_dir() else self.path
+        return target_name(self.path)
 
     def to(self, device: torch.device) -> "Target":
         self.model.to(device)

@@ -59,5 +59,9 @@ class Family(ABC):
         """The prompt up to where the answer starts. Raises ValueError or OSError for a prompt that cannot be read."""
 
     @abstractmethod
+    def spans(self, input_ids: Tensor, num_images: int) -> list[tuple[int, int]]:
+        """Spans of a sequence whose placeholders are expanded already. Raises ValueError when the images don't fit."""
+
+    @abstractmethod
     def batch_pixels(self, pixels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Pixel tensors of a batch of conversations as the model's forward takes them."""

@@ -2,13 +2,20 @@
 
 from torch import Tensor
 
+from vllm_specflash.train.families.family import find_spans
 from vllm_specflash.train.families.vision import VisionFamily
 
 
 class LlavaFamily(VisionFamily):
     def span_lengths(self, features: dict[str, Tensor]) -> list[int]:
+        return [self.tokens_per_image] * len(features["pixel_values"])
+
+    def spans(self, input_ids: Tensor, num_images: int) -> list[tuple[int, int]]:
+        return find_spans(input_ids, self.config.image_token_id, [self.tokens_per_image] * num_images)
+
+    @property
+    def tokens_per_image(self) -> int:
         vision = self.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         # "full" keeps the class token as a visual token of its own.
-        tokens = patches + (self.config.vision_feature_select_strategy == "full")
-        return [tokens] * len(features["pixel_values"])
+        return patches + (self.config.vision_feature_select_strategy == "full")

@@ -26,5 +26,8 @@ class TextFamily(Family):
         )
         return Encoding(ids["input_ids"][0])
 
+    def spans(self, input_ids: Tensor, num_images: int) -> list[tuple[int, int]]:
+        return []
+
     def batch_pixels(self, pixels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {}

@@ -1,0 +1,31 @@
+import pytest
+
+from vllm_specflash.bench.method import parse_method
+
+
+def test_known_names():
+    assert parse_method("plain").speculative_config is None
+    assert parse_method("ngram").speculative_config["method"] == "ngram"
+    assert parse_method("suffix").speculative_config == {"method": "suffix"}
+
+
+def test_specflash_takes_the_draft_it_is_given():
+    assert parse_method("specflash").speculative_config == {"method": "specflash"}
+    assert parse_method("specflash", "d").speculative_config == {"method": "specflash", "model": "d"}
+    named = parse_method('short={"method": "specflash", "num_speculative_tokens": 2}', "d")
+    assert named.name == "short" and named.is_specflash
+    assert named.speculative_config == {"method": "specflash", "num_speculative_tokens": 2, "model": "d"}
+
+
+def test_any_method_of_vllm_by_its_config():
+    method = parse_method('three={"method": "ngram", "num_speculative_tokens": 3}', "d")
+    assert method.speculative_config == {"method": "ngram", "num_speculative_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("medusa", "no method 'medusa'"), ("x={", "is not JSON"), ("x=[1]", 'with a "method"'), ("x={}", 'with a "method"')],
+)
+def test_what_is_wrong_is_said(text, says):
+    with pytest.raises(ValueError, match=says):
+        parse_method(text)

@@ -1,0 +1,48 @@
+"""specflash doctor: one screen that says whether things fit together."""
+
+import os
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from vllm_specflash.bench.console import wide_console
+
+MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fault": "[red]fault[/red]"}
+
+
+def run(
+    target: Annotated[str | None, typer.Argument(help="Target: demo target (scenes, smollm2), folder or hub id.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Draft: folder or hub id; default: the target's own.")] = None,
+) -> None:
+    # Set before vLLM is imported: this screen says what matters.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from vllm_specflash.bench.doctor import FAULT, examine
+    from vllm_specflash.bench.targets import find_target
+
+    console = wide_console()
+    if target is not None:
+        try:
+            found = find_target(target, draft)
+        except (OSError, ValueError) as error:
+            console.print(str(error), style="red", markup=False, highlight=False)
+            raise typer.Exit(1) from None
+        target, draft = found.model, found.draft
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False)
+    faults = 0
+    with console.status("examining"):
+        for finding in examine(target, draft):
+            faults += finding.state == FAULT
+            advice = f"\n[bold]{_plain(finding.advice)}[/bold]" if finding.advice else ""
+            table.add_row(MARKS[finding.state], finding.subject, _plain(finding.found) + advice)
+    console.print(table)
+    if faults:
+        console.print("This will not work as it is.", style="red")
+        raise typer.Exit(1)
+    ready = "Ready." if target else "Ready. Name a target to examine it with its draft: specflash doctor TARGET [--draft DRAFT]"
+    console.print(ready, style="green", highlight=False, markup=False)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,55 @@
+"""The target's hidden states as vLLM computes them, so that generating answers gives the features too.
+
+`HiddenStateCapture` is a worker extension (`LLM(worker_extension_cls=...)`); it leans on two things of vLLM: a model's
+forward returns the hidden states behind the final norm, and the rows of a step lie in the order of `input_batch`.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+EXTENSION = f"{__name__}.HiddenStateCapture"
+
+
+class HiddenStateCapture:
+    """Methods that vLLM adds to its worker; called through `LLM.collective_rpc`."""
+
+    def start_capture(self) -> None:
+        """Keep the hidden states of every step from now on. The engine must run eagerly, without prefix caching."""
+        runner = self.model_runner
+        step: dict[str, Tensor] = {}
+        self._captured: dict[str, list[tuple[int, Tensor]]] = {}
+        runner.model.register_forward_hook(lambda module, inputs, hidden: step.update(hidden=hidden))
+        execute_model = runner.execute_model
+
+        def execute_and_keep(scheduler_output, *args, **kwargs):
+            result = execute_model(scheduler_output, *args, **kwargs)
+            scheduled, batch, row = scheduler_output.num_scheduled_tokens, runner.input_batch, 0
+            for index, request in enumerate(batch.req_ids):
+                count = scheduled.get(request, 0)
+                # Where the rows belong: a preempted request computes its first positions again.
+                place = int(batch.num_computed_tokens_cpu[index])
+                rows = step["hidden"][row : row + count].to(torch.bfloat16).clone()
+                self._captured.setdefault(request, []).append((place, rows))
+                row += count
+            return result
+
+        runner.execute_model = execute_and_keep
+
+    def write_captured(self, path: str) -> None:
+        """Write what was kept as one safetensors file of [positions, D] per request id, and forget it."""
+        tensors = {}
+        for request, pieces in self._captured.items():
+            length = max(place + len(rows) for place, rows in pieces)
+            tensors[request] = torch.zeros(length, pieces[0][1].shape[1], dtype=torch.bfloat16)
+            for place, rows in pieces:
+                tensors[request][place : place + len(rows)] = rows.cpu()
+        save_file(tensors, path)
+        self._captured.clear()
+
+
+def read_captured(path: Path) -> dict[str, Tensor]:
+    """By the request id that `LLM` reports: vLLM appends a random part to it inside the engine."""
+    return {request.split("-")[0]: rows for request, rows in load_file(path).items()}
