@@ -119,6 +119,41 @@ ENGINE_NAMES = (
         attributes=("kv_cache",),
     ),
     Name("vllm.forward_context", "set_forward_context"),
+    Name("vllm.v1.sample.rejection_sampler", "RejectionSampler", attributes=("sampler", "is_processed_logprobs_mode")),
+    Name(
+        "vllm.v1.sample.rejection_sampler",
+        "RejectionSampler.forward",
+        ("metadata", "draft_probs", "logits", "sampling_metadata"),
+    ),
+    Name(
+        "vllm.v1.sample.rejection_sampler",
+        "RejectionSampler.apply_logits_processors",
+        ("logits", "sampling_metadata", "metadata"),
+    ),
+    Name("vllm.v1.sample.rejection_sampler", "RejectionSampler._get_logprobs_tensors"),
+    Name("vllm.v1.sample.sampler", "Sampler.sample", ("logits", "sampling_metadata", "logprobs_mode_override")),
+    Name(
+        "vllm.v1.sample.sampler",
+        "Sampler.forward",
+        ("logits", "sampling_metadata", "predict_bonus_token", "logprobs_mode_override"),
+    ),
+    Name("vllm.v1.sample.logits_processor", "LogitsProcessors"),
+    Name(
+        "vllm.v1.sample.metadata",
+        "SamplingMetadata",
+        attributes=(
+            "temperature", "top_p", "top_k", "generators", "max_num_logprobs", "logitsprocs", "logprob_token_ids",
+        ),
+    ),
+    Name(
+        "vllm.v1.spec_decode.metadata",
+        "SpecDecodeMetadata",
+        attributes=(
+            "draft_token_ids", "num_draft_tokens", "cu_num_sampled_tokens", "target_logits_indices",
+            "bonus_logits_indices", "max_spec_len",
+        ),
+    ),
+    Name("vllm.v1.outputs", "SamplerOutput", attributes=("sampled_token_ids", "logprobs_tensors")),
 )  # fmt: skip
 # Only where the CPU build is: a GPU wheel's module of the same name may not import there.
 CPU_NAMES = (

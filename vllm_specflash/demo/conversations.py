@@ -96,7 +96,8 @@ def batch(step: int, tokenizer, seed: int = 7, scenes_per_batch: int = 4) -> dic
     Single pictures come first: motion can be learned only once places are.
     """
     rng = np.random.default_rng([seed, step])
-    if rng.random() < (0.3 if step < 350 else 0.5):
+    share = 0.3 if step < 350 else 0.5 if step < 760 else 0.75
+    if rng.random() < share:
         frames = int(rng.choice(CLIP_FRAMES))
         return collate([example("clip", rng, tokenizer, frames=frames) for _ in range(max(2, 12 // frames))])
     return collate([example("scene", rng, tokenizer) for _ in range(scenes_per_batch)])

@@ -105,9 +105,8 @@ def generate_answers(
                 chats.append((prompt, _with_images(prompt)))
             except OSError:
                 skipped["an image could not be read"] += 1
-        parameters = [
-            SamplingParams(temperature=options.temperature_of(p), max_tokens=options.max_tokens, seed=0) for p, _ in chats
-        ]
+        # No seed per request: vLLM's CPU runner cannot rewind a seeded generator when a prefill is split.
+        parameters = [SamplingParams(temperature=options.temperature_of(p), max_tokens=options.max_tokens) for p, _ in chats]
         outputs = llm.chat([messages for _, messages in chats], parameters, use_tqdm=False)
         answers = [
             Answer(prompt, list(output.outputs[0].token_ids), output.outputs[0].text, parameter.temperature)
