@@ -1,4 +1,8 @@
-"""What people ask about a clip and what the target answers; wording follows the request, as for scenes."""
+"""What people ask about a clip and what the target answers; wording follows the request, as for scenes.
+
+Answers say where a thing starts and where it ends before they say which way it moved: the target reads both places off
+the frames, and the direction then follows from its own words.
+"""
 
 import json
 
@@ -15,11 +19,14 @@ def _it(m: Mover) -> str:
     return "they" if be(m.name) == "are" else "it"
 
 
-def _goes(m: Mover, stem: str = "move") -> str:
-    """ "moves to the right, from the top left to the top right", or "stays in the center"."""
-    if m.direction is None:
-        return f"{verb(m.name, 'stay')} {at(m.start)}"
-    return f"{verb(m.name, stem)} {TOWARDS[m.direction]}, from the {PLACES[m.start]} to the {PLACES[m.end]}"
+def _so(m: Mover) -> str:
+    """ "so it moves to the right", or "so it stays there"."""
+    return f"so {_it(m)} " + (f"{verb(m.name, 'move')} {TOWARDS[m.direction]}" if m.direction else f"{verb(m.name, 'stay')} there")
+
+
+def _goes(m: Mover) -> str:
+    """ "starts at the top left and ends at the top right, so it moves to the right"."""
+    return f"{verb(m.name, 'start')} {at(m.start)} and {verb(m.name, 'end')} {at(m.end)}, {_so(m)}"
 
 
 def _one_sentence(c):
@@ -27,19 +34,12 @@ def _one_sentence(c):
 
 
 def _with_background(c):
-    ways = " and ".join(f"{a(m.name)} that {_goes(m)}" for m in c.movers)
+    ways = ", and ".join(f"{a(m.name)} that {_goes(m)}" for m in c.movers)
     return f"A clip with a {c.colour} background shows {ways}."
 
 
 def _ends(c):
-    parts = []
-    for m in c.movers:
-        if m.direction is None:
-            parts.append(f"The {m.name} {verb(m.name, 'stay')} {at(m.start)}.")
-        else:
-            travel = f"{verb(m.name, 'start')} {at(m.start)}, {verb(m.name, 'move')} {TOWARDS[m.direction]}"
-            parts.append(f"The {m.name} {travel} and {verb(m.name, 'end')} {at(m.end)}.")
-    return " ".join(parts)
+    return " ".join(f"The {m.name} {_goes(m)}." for m in c.movers)
 
 
 def _json(c):
@@ -54,8 +54,8 @@ def _detail(c):
     first, last = ([f"{a(m.name)} {at(cell)}" for m, cell in ends] for ends in _both_ends(c))
     parts = [f"This clip has {NUMBERS[c.frames]} frames and a plain {c.colour} background."]
     parts.append(f"It begins with {listing(first)}.")
-    parts += [f"Over the frames the {m.name} {_goes(m)}." for m in c.movers]
     parts.append(f"It ends with {listing(last)}.")
+    parts += [f"Over the frames the {m.name} {_goes(m)}." for m in c.movers]
     moving = [f"the {m.name}" for m in c.movers if m.direction]
     parts.append(f"Only {listing(moving)} changed place, and the background stays {c.colour} all the time.")
     return " ".join(parts)
@@ -68,11 +68,12 @@ def _both_ends(c):
 def _story(c):
     parts = [f"Once upon a time there {'were' if be(c.movers[0].name) == 'are' else 'was'} {listing([a(m.name) for m in c.movers])} in a {c.colour} world."]
     for m in c.movers:
+        parts.append(f"In the morning the {m.name} {'were' if be(m.name) == 'are' else 'was'} {at(m.start)}.")
+        parts.append(f"In the evening the {m.name} {'were' if be(m.name) == 'are' else 'was'} {at(m.end)}.")
         if m.direction is None:
-            parts.append(f"The {m.name} liked it {at(m.start)}, did not want to go anywhere and stayed right there.")
+            parts.append(f"So all day long the {m.name} stayed right there and took a rest.")
         else:
-            parts.append(f"The {m.name} set off {at(m.start)} and travelled {TOWARDS[m.direction]}, step by step.")
-            parts.append(f"At last the {m.name} arrived {at(m.end)} and took a rest there.")
+            parts.append(f"So all day long the {m.name} travelled {TOWARDS[m.direction]}, step by step.")
     return " ".join([*parts, f"All of this took {NUMBERS[c.frames]} frames, and then the story was over."])
 
 
@@ -86,10 +87,8 @@ def _frames(c):
 def _report(c):
     parts = [f"I watched all {NUMBERS[c.frames]} frames of the clip, which show {objects(len(c.movers))} on {c.colour}."]
     for m in c.movers:
-        if m.direction is None:
-            parts.append(f"The {m.name} never moved: {_it(m)} stayed {at(m.start)} from the first to the last frame.")
-        else:
-            parts.append(f"The {m.name} moved {TOWARDS[m.direction]}: {_it(m)} started {at(m.start)} and ended {at(m.end)}.")
+        moved = f"moved {TOWARDS[m.direction]}" if m.direction else "never moved"
+        parts.append(f"The {m.name} started {at(m.start)} and ended {at(m.end)}, so {_it(m)} {moved}.")
     halfway = listing([f"the {m.name} {at(c.cell(m, c.frames // 2))}" for m in c.movers])
     parts.append(f"In frame {c.frames // 2 + 1} I saw {halfway}.")
     names = listing([f"the {m.name}" for m in c.movers])
@@ -134,7 +133,7 @@ def _ask(requests, clip, rng):
 
 def _which_way(c, rng):
     m = c.movers[rng.integers(len(c.movers))]
-    answer = f"The {m.name} {_goes(m)}." if m.direction else f"The {m.name} {verb(m.name, 'stay')} where {_it(m)} {be(m.name)}, {at(m.start)}."
+    answer = f"The {m.name} {_goes(m)}."
     return f"Which way {'do' if be(m.name) == 'are' else 'does'} the {m.name} move?", answer
 
 
