@@ -1,7 +1,7 @@
 """What the demo target sees, measured on held-out pictures: `python -m vllm_specflash.demo.evaluate`.
 
 200 scenes, each with one of the caption or description requests: how many of the objects shown are named, and how
-many of the named ones are put where they are. 64 clips of 4 to 8 frames: how many answers have the right objects and all
+many of the named ones are put where they are. 200 clips of 4 to 8 frames: how many answers have the right objects and all
 their directions. Contents are disjoint from everything trained on (see split.py). Runs the assembled checkpoint
 through its own processor, in transformers or with `--engine vllm`.
 """
@@ -148,7 +148,7 @@ def main():
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     parser.add_argument("--model", type=Path, help="folder of the assembled checkpoint; default: assemble the shipped one")
     parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--show", action="store_true", help="print each answer that is not right")
     arguments = parser.parse_args()
     asked = [*heldout_scenes(arguments.scenes), *heldout_clips(arguments.clips)]

@@ -1,6 +1,6 @@
 """Teach SmolLM2 to talk about pictures: LoRA on the frozen language model, and the projector with it.
 
-    python -m vllm_specflash.demo.train_lora WORK_FOLDER --steps 1180
+    python -m vllm_specflash.demo.train_lora WORK_FOLDER --steps 1390
 
 Reads WORK_FOLDER/tower.safetensors and projector.safetensors (the warmed-up one); resumes from WORK_FOLDER/lora.pt, written
 every 25 steps; leaves lora.safetensors and projector.safetensors in WORK_FOLDER/final/ after every checkpoint.
@@ -63,7 +63,7 @@ def save(folder: Path, step: int, lora, projector, optimizer) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=1180)
+    parser.add_argument("--steps", type=int, default=1390)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

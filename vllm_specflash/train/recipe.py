@@ -97,6 +97,7 @@ def train_draft(
             answer_set.fill_cache(recipe.batch_size)
     if recipe.start_from is not None:
         draft, coverage = SpecFlashDraft.from_pretrained(recipe.start_from, dtype=torch.float32), None
+        draft.config.target_name = target.name
     else:
         draft, coverage = new_draft(target, shape, training)
     forcing = TeacherForcing(draft.to(args.device), target, loss)
@@ -109,7 +110,8 @@ def train_draft(
         write_provenance(
             out / "provenance.json", target=target.name, answers=len(training),
             answer_tokens=sum(len(a.token_ids) for a in training), vocabulary_coverage=coverage,
-            data_sha256=[folder.digest() for folder in folders], skipped=dict(skipped), shape=asdict(shape),
+            data_sha256=[folder.digest() for folder in folders], skipped=dict(skipped),
+            shape={name: getattr(draft.config, name) for name in asdict(shape)},
             loss=asdict(loss), recipe=asdict(recipe), steps=trainer.state.global_step,
             held_out={task: {"tau": r.tau, "forwards": r.steps, "accepted_at": r.per_position} for task, r in results.items()},
         )  # fmt: skip
