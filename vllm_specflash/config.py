@@ -77,6 +77,8 @@ class SpecFlashOptions:
                 f"num_speculative_tokens is {tokens!r}: give a whole number from 1 to {MAX_SPECULATIVE_TOKENS}, "
                 "or leave it out for the draft's own."
             )
+        if self.sizing not in SIZINGS:
+            raise SpecFlashError(f"sizing is {self.sizing!r}: give one of {', '.join(map(repr, SIZINGS))}.")
         if type(self.min_confidence) not in (int, float) or not 0 <= self.min_confidence < 1:
             raise SpecFlashError(f"min_confidence is {self.min_confidence!r}: give a number from 0 up to, not including, 1.")
 
