@@ -54,7 +54,9 @@ class Document:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self.path.with_suffix(".part")
-        scratch.write_text(json.dumps(self.data, indent=1) + "\n", encoding="utf-8")
+        # A line per part: short, and a change shows where it is.
+        parts = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in self.data.items())
+        scratch.write_text(f"{{\n{parts}\n}}\n", encoding="utf-8")
         os.replace(scratch, self.path)
 
     def prompts(self, target: str, task: str) -> list[str] | None:
