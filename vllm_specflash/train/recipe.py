@@ -16,10 +16,11 @@ from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.provenance import write_provenance
-from vllm_specflash.train.shape import DraftOptions, new_draft
+from vllm_specflash.train.shape import DraftOptions, new_draft, with_vocabulary
 from vllm_specflash.train.simulate import Acceptance
 from vllm_specflash.train.target import Target
 from vllm_specflash.train.trainer import SpecFlashTrainer, StopFile, TeacherForcing
+from vllm_specflash.train.vocabulary import choose_vocabulary
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class RecipeOptions:
     features: Path | None = field(default=None, metadata={"help": "Keep the target's features here, on disk."})
     tensorboard: bool = field(default=False, metadata={"help": "Log for TensorBoard into <out>/checkpoints/runs."})
     start_from: Path | None = field(default=None, metadata={"help": "Draft to continue from; its shape is kept."})
+    start_vocab_size: int = field(default=0, metadata={"help": "First reduce --start-from's vocabulary; 0: keep it."})
     bf16: bool = field(default=True, metadata={"help": "Matrix products in bfloat16, parameters in float32."})
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 
@@ -97,6 +99,9 @@ def train_draft(
             answer_set.fill_cache(recipe.batch_size)
     if recipe.start_from is not None:
         draft, coverage = SpecFlashDraft.from_pretrained(recipe.start_from, dtype=torch.float32), None
+        if recipe.start_vocab_size:
+            d2t, coverage = choose_vocabulary((answer.token_ids for answer in training), recipe.start_vocab_size)
+            draft = with_vocabulary(draft, d2t)
         draft.config.target_name = target.name
     else:
         draft, coverage = new_draft(target, shape, training)

@@ -1,8 +1,9 @@
-"""The shape of a new draft, taken from its target and from the answers."""
+"""The shape of a new draft, taken from its target and from the answers; and of one that starts from another."""
 
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
 from vllm_specflash.train.answers import Answer
@@ -53,3 +54,19 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
         rms = target.embedding[:1024].float().pow(2).mean().sqrt()
         draft.fc.weight[:, : config.hidden_size] /= rms
     return draft, coverage
+
+
+def with_vocabulary(draft: SpecFlashDraft, d2t: Tensor) -> SpecFlashDraft:
+    """The same draft over the tokens d2t [V_d], ascending; those it could not propose before start without a transition."""
+    config = draft.config.__class__.from_dict({**draft.config.to_dict(), "draft_vocab_size": len(d2t)})
+    smaller = SpecFlashDraft(config).to(draft.dtype)
+    row_of = torch.full((config.target_vocab_size,), -1)
+    row_of[draft.d2t if draft.config.draft_vocab_size else slice(None)] = torch.arange(draft.config.num_draft_tokens)
+    rows, state = row_of[d2t], smaller.state_dict()
+    for name, value in draft.state_dict().items():
+        if name.startswith("transition."):
+            state[name].copy_(value[rows.clamp(min=0)] * (rows >= 0).unsqueeze(-1))
+        elif name != "d2t":
+            state[name].copy_(value)
+    state["d2t"].copy_(d2t)
+    return smaller

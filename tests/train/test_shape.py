@@ -1,0 +1,29 @@
+"""A draft over another vocabulary predicts the same for the tokens that both can propose."""
+
+import torch
+
+from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.train.shape import with_vocabulary
+
+
+def test_a_smaller_vocabulary_keeps_the_rest_of_the_draft():
+    torch.manual_seed(0)
+    config = SpecFlashConfig(
+        hidden_size=32, num_attention_heads=2, num_key_value_heads=1, head_dim=16, semi_ar_width=3, num_latents=4,
+        draft_vocab_size=40, transition_rank=8, target_vocab_size=100,
+    )  # fmt: skip
+    draft = SpecFlashDraft(config)
+    draft.d2t.copy_(torch.arange(0, 80, 2))
+    torch.nn.init.normal_(draft.transition.following)
+    wanted = torch.tensor([3, 10, 12, 44, 78])
+
+    smaller = with_vocabulary(draft, wanted)
+
+    x, lm_head = torch.randn(6, 32), torch.randn(100, 32)
+    assert torch.equal(smaller.predict(x), draft.predict(x))
+    assert torch.equal(smaller.draft_lm_head(lm_head), lm_head[wanted])
+    assert smaller.config.draft_vocab_size == 5 and draft.config.draft_vocab_size == 40
+    # Rows of 10, 12, 44 and 78 in the larger one; 3 is new and corrects nothing.
+    before = draft.transition(torch.tensor([6]))[0, [5, 6, 22, 39]]
+    torch.testing.assert_close(smaller.transition(torch.tensor([2]))[0], torch.cat((torch.zeros(1), before)))
+    assert not smaller.transition(torch.tensor([0])).any()
