@@ -26,7 +26,7 @@ def run(
     for row in found:
         if row.decode_speed_up and row.end_to_end_speed_up:
             console.print(
-                f"{row.task}: SpecFLASH gives the same tokens {row.decode_speed_up.median:.2f}x as fast while decoding, "
+                f"{row.task}: SpecFLASH decodes {row.decode_speed_up.median:.2f}x as fast as plain vLLM, "
                 f"{row.end_to_end_speed_up.median:.2f}x end to end.",
                 style="bold",
             )
