@@ -10,7 +10,7 @@ import numpy as np
 
 from vllm_specflash.demo.clips import Clip, Mover
 from vllm_specflash.demo.pictograms import NAMES
-from vllm_specflash.demo.words import NUMBERS, PLACES, a, at, be, listing, objects, rephrase, upper, verb
+from vllm_specflash.demo.words import NUMBERS, PLACES, a, at, be, listing, objects, rephrase, upper, verb, was
 
 TOWARDS = {"right": "to the right", "left": "to the left", "down": "down", "up": "up"}
 
@@ -66,10 +66,10 @@ def _both_ends(c):
 
 
 def _story(c):
-    parts = [f"Once upon a time there {'were' if be(c.movers[0].name) == 'are' else 'was'} {listing([a(m.name) for m in c.movers])} in a {c.colour} world."]
+    parts = [f"Once upon a time there {was(c.movers[0].name)} {listing([a(m.name) for m in c.movers])} in a {c.colour} world."]
     for m in c.movers:
-        parts.append(f"In the morning the {m.name} {'were' if be(m.name) == 'are' else 'was'} {at(m.start)}.")
-        parts.append(f"In the evening the {m.name} {'were' if be(m.name) == 'are' else 'was'} {at(m.end)}.")
+        parts.append(f"In the morning the {m.name} {was(m.name)} {at(m.start)}.")
+        parts.append(f"In the evening the {m.name} {was(m.name)} {at(m.end)}.")
         if m.direction is None:
             parts.append(f"So all day long the {m.name} stayed right there and took a rest.")
         else:

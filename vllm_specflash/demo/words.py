@@ -30,6 +30,10 @@ def be(name: str) -> str:
     return "are" if name in _PLURAL else "is"
 
 
+def was(name: str) -> str:
+    return "were" if name in _PLURAL else "was"
+
+
 def verb(name: str, stem: str) -> str:
     """Third person of a regular verb: "moves", or "move" for scissors."""
     return stem if name in _PLURAL else f"{stem}s"

@@ -67,6 +67,22 @@ def _sample(answer: Answer, prompt_ids: list[int], hidden: Tensor, family: Famil
     return sample, torch.cat((hidden, hidden.new_zeros(1, hidden.shape[1])))
 
 
+def _keep_features(llm, answers: list[Answer], outputs: list, cache: FeatureCache, family: Family, skipped: Counter) -> None:
+    """Move what the worker captured of a batch into the cache; an answer whose states are not whole is skipped."""
+    scratch = cache.folder / "captured.part"
+    llm.collective_rpc("write_captured", args=(str(scratch),))
+    captured, kept = read_captured(scratch), []
+    for answer, output in zip(answers, outputs, strict=True):
+        if answer.prompt.id in cache or output.request_id not in captured:
+            continue
+        try:
+            kept.append(_sample(answer, output.prompt_token_ids, captured[output.request_id], family))
+        except ValueError as error:
+            skipped[f"features: {error}"] += 1
+    cache.append([sample for sample, _ in kept], [hidden for _, hidden in kept])
+    scratch.unlink()
+
+
 def generate_answers(
     prompts: Path, target: str, out: Path, options: GenerationOptions, features: Path | None = None
 ) -> Counter:
@@ -114,17 +130,6 @@ def generate_answers(
         ]
         if features is not None:
             # Before the answers: what is named in `out` is never generated again.
-            scratch = cache.folder / "captured.part"
-            llm.collective_rpc("write_captured", args=(str(scratch),))
-            captured, kept = read_captured(scratch), []
-            for answer, output in zip(answers, outputs, strict=True):
-                try:
-                    if answer.prompt.id not in cache and output.request_id in captured:
-                        hidden = captured[output.request_id]
-                        kept.append(_sample(answer, output.prompt_token_ids, hidden, family))
-                except ValueError as error:
-                    skipped[f"features: {error}"] += 1
-            cache.append([sample for sample, _ in kept], [hidden for _, hidden in kept])
-            scratch.unlink()
+            _keep_features(llm, answers, outputs, cache, family, skipped)
         folder.append([answer for answer in answers if answer.token_ids])
     return skipped

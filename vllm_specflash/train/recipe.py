@@ -42,7 +42,7 @@ class RecipeOptions:
     features: Path | None = field(default=None, metadata={"help": "Keep the target's features here, on disk."})
     tensorboard: bool = field(default=False, metadata={"help": "Log for TensorBoard into <out>/checkpoints/runs."})
     start_from: Path | None = field(default=None, metadata={"help": "Draft to continue from; its shape is kept."})
-    start_vocab_size: int = field(default=0, metadata={"help": "First reduce --start-from's vocabulary; 0: keep it."})
+    start_vocab_size: int = field(default=0, metadata={"help": "With --start-from: first reduce its vocabulary; 0: keep it."})
     bf16: bool = field(default=True, metadata={"help": "Matrix products in bfloat16, parameters in float32."})
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 

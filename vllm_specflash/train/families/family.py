@@ -20,6 +20,16 @@ class Encoding:
     pixels: dict[str, Tensor] = field(default_factory=dict)
 
 
+def placeholder_runs(input_ids: Tensor, token_id: int) -> list[tuple[int, int]]:
+    """(start, end) of every run of positions that hold `token_id`."""
+    runs = []
+    for is_visual, run in groupby(enumerate(input_ids.tolist()), key=lambda pair: pair[1] == token_id):
+        positions = [position for position, _ in run]
+        if is_visual:
+            runs.append((positions[0], positions[-1] + 1))
+    return runs
+
+
 def find_spans(input_ids: Tensor, token_id: int, lengths: list[int]) -> list[tuple[int, int]]:
     """Spans of the given lengths among the positions that hold `token_id`.
 
@@ -27,10 +37,8 @@ def find_spans(input_ids: Tensor, token_id: int, lengths: list[int]) -> list[tup
     Raises ValueError when they do not fill the placeholders exactly.
     """
     spans, remaining = [], list(lengths)
-    for is_visual, run in groupby(enumerate(input_ids.tolist()), key=lambda pair: pair[1] == token_id):
-        positions = [position for position, _ in run]
-        start, end = positions[0], positions[-1] + 1
-        while is_visual and start < end:
+    for start, end in placeholder_runs(input_ids, token_id):
+        while start < end:
             if not remaining or start + remaining[0] > end:
                 raise ValueError("the images' lengths do not match the placeholders of the prompt")
             spans.append((start, remaining.pop(0)))

@@ -1,9 +1,8 @@
 """Qwen2.5-VL: dynamic image sizes, so that the processor says how many tokens each image has."""
 
-from itertools import groupby
-
 from torch import Tensor
 
+from vllm_specflash.train.families.family import placeholder_runs
 from vllm_specflash.train.families.vision import VisionFamily
 
 
@@ -16,8 +15,7 @@ class Qwen2_5_VLFamily(VisionFamily):
 
     def spans(self, input_ids: Tensor, num_images: int) -> list[tuple[int, int]]:
         """Every image stands between two marks of its own: a run of placeholders is a span."""
-        runs = groupby(enumerate(input_ids.tolist()), key=lambda pair: pair[1] == self.config.image_token_id)
-        positions = [[position for position, _ in run] for is_image, run in runs if is_image]
-        if len(positions) != num_images:
+        runs = placeholder_runs(input_ids, self.config.image_token_id)
+        if len(runs) != num_images:
             raise ValueError("the prompt's placeholders do not match its images")
-        return [(run[0], len(run)) for run in positions]
+        return [(start, end - start) for start, end in runs]
