@@ -1,4 +1,4 @@
-"""Whatever a user can get wrong is answered by one sentence that says what to do, before weights are loaded."""
+"""Whatever a user can get wrong is answered by one sentence that says what to do."""
 
 import json
 import re
@@ -6,11 +6,13 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny_models import draft_for, tiny_llama
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft
 from vllm_specflash.engine import speculative_config as refusals
+from vllm_specflash.engine.proposer import load_draft
 from vllm_specflash.engine.target import embed_tokens, lm_head_weight
 
 
@@ -209,6 +211,15 @@ def test_target_with_a_quantised_lm_head():
     with pytest.raises(SpecFlashError) as error:
         lm_head_weight(SimpleNamespace(lm_head=None), 10)
     assert "it needs a plain unquantised, unsharded weight" in one_sentence(error)
+
+
+def test_draft_whose_weights_were_cut_short(text_target, tmp_path):
+    draft = draft_for(text_target, tmp_path / "draft")
+    weights = draft / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(SpecFlashError) as error:
+        load_draft(draft, torch.float32)
+    assert f"in {draft} could not be read" in one_sentence(error)
 
 
 def test_target_that_is_no_language_model_leaves_its_own_error(tmp_path):

@@ -10,6 +10,7 @@ from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
+from vllm_specflash.config import SpecFlashError, first_sentence
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.engine.cache import DraftCache
 from vllm_specflash.engine.chain import Chain, draft_chain
@@ -30,6 +31,21 @@ NO_SPANS = Spans.of([], 0)
 PAUSE = 16
 # The smoothed gain with which it is tried again: close to 1, so that a few bad steps end it.
 RETRY_GAIN = 1.03
+
+
+def load_draft(folder: Path, dtype: torch.dtype) -> SpecFlashDraft:
+    """The draft of a checkpoint folder.
+
+    Raises:
+        SpecFlashError: its weights are damaged, for example by a copy that was cut short.
+    """
+    try:
+        return SpecFlashDraft.from_pretrained(folder, dtype=dtype)
+    except Exception as error:
+        raise SpecFlashError(
+            f"The weights of the SpecFLASH draft in {folder} could not be read ({first_sentence(error)}): "
+            "copy its model.safetensors there again."
+        ) from error
 
 
 @dataclass
@@ -62,7 +78,7 @@ class SpecFlashProposer:
         """Load the draft beside the target, and register its layer before vLLM sizes the KV cache."""
         model_config = self.vllm_config.model_config
         folder = Path(self.options.model)
-        self.model = SpecFlashDraft.from_pretrained(folder, dtype=model_config.dtype).eval().requires_grad_(False)
+        self.model = load_draft(folder, model_config.dtype).eval().requires_grad_(False)
         self.model.to(self.vllm_config.device_config.device)
         config = self.model.config
         self.cache = DraftCache(self.vllm_config, config)
