@@ -28,15 +28,22 @@ class SpecFlashOptions:
 
     model: str | None = option(None, "Draft checkpoint: a folder or a hub id. Default: the target's `specflash/` folder.")
     num_speculative_tokens: int | None = option(
-        None, "Longest draft per request and step. Default: what the draft was trained for, K tokens times its rounds."
+        None,
+        "Most drafted tokens per request and step. Default: 16 where trees run; otherwise what the draft was trained for, "
+        "K tokens times its rounds.",
+    )
+    tree: bool = option(
+        True,
+        "Draft trees, K tokens times the draft's rounds deep, where the platform runs them (CPUs so far) and the request's "
+        "settings allow it; false: chains, as long as num_speculative_tokens says.",
     )
     sizing: str = option(
         "auto",
-        "Length of each draft: 'auto' weighs every token's chance against what the batch's step costs, measured once "
-        "at start; 'longest' always drafts as far as min_confidence allows.",
+        "Size of each draft: 'auto' weighs every token's chance against what the batch's step costs, measured once "
+        "at start; 'longest' always drafts as much as min_confidence allows.",
     )
     min_confidence: float = option(
-        0.02, "A draft stops before the token whose chance of being accepted, as the draft sees it, falls below this."
+        0.02, "Tokens whose chance of being accepted, as the draft sees it, falls below this are not drafted."
     )
     revision: str | None = option(None, "Hub revision of the draft.")
     check_target_name: bool = option(True, "Refuse a draft that was trained for a target of another name.")
@@ -68,8 +75,9 @@ class SpecFlashOptions:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
                 raise SpecFlashError(f"{name} is {value!r}: give it as a string, or leave it out.")
-        if not isinstance(self.check_target_name, bool):
-            raise SpecFlashError(f"check_target_name is {self.check_target_name!r}: give true or false.")
+        for name in ("tree", "check_target_name"):
+            if not isinstance(getattr(self, name), bool):
+                raise SpecFlashError(f"{name} is {getattr(self, name)!r}: give true or false.")
         tokens = self.num_speculative_tokens
         # True and False are integers to Python.
         if tokens is not None and (type(tokens) is not int or not 1 <= tokens <= MAX_SPECULATIVE_TOKENS):

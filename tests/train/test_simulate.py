@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from tiny_models import KV_HEADS
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.draft.candidates import Candidates
 from vllm_specflash.draft.attention import dense_causal_attention
 from vllm_specflash.train.batch import collate
 from vllm_specflash.train.forward import compressed_inputs
-from vllm_specflash.train.simulate import greedy_chains, walk
+from vllm_specflash.train.simulate import drafted, walk, walk_trees
 from vllm_specflash.train.target import Sample
 
 
@@ -48,7 +49,7 @@ def test_second_round_equals_committing_the_first():
     sample = Sample("s", "chat", torch.randint(0, 40, (15,)), 9, [(2, 6)], {}, True)
     hidden, embedding, lm_head = torch.randn(1, 15, 16), torch.randn(40, 16), torch.randn(40, 16)
     batch = collate([sample], 4, 3)
-    chains = greedy_chains(draft, batch, hidden, embedding, lm_head, rounds=3)
+    chains = drafted(draft, batch, hidden, embedding, lm_head, rounds=3).chain()
     assert chains.shape == (5, 9)
     u = compressed_inputs(draft, batch, hidden, embedding)
     for p, row in enumerate(batch.answer_rows.tolist()):
@@ -66,7 +67,21 @@ def test_chains_are_in_target_ids():
     draft = _draft(draft_vocab_size=5)
     draft.d2t.copy_(torch.tensor([3, 10, 11, 30, 39]))
     sample = Sample("s", "chat", torch.randint(0, 40, (12,)), 5, [], {}, True)
-    chains = greedy_chains(
+    candidates = drafted(
         draft, collate([sample], 4, 3), torch.randn(1, 12, 16), torch.randn(40, 16), torch.randn(5, 16), rounds=2
     )
-    assert set(chains.flatten().tolist()) <= {3, 10, 11, 30, 39}
+    assert set(candidates.tokens.flatten().tolist()) <= {3, 10, 11, 30, 39}
+
+
+def test_trees_accept_what_chains_do_and_more():
+    """The right second token is the draft's second choice: chains stop there, a tree of four nodes does not."""
+    answer = torch.tensor([5, 6, 7, 8])
+    candidates = Candidates(
+        tokens=torch.tensor([[[6, 1], [2, 7]]]).expand(3, -1, -1),
+        first=torch.tensor([[0.9, 0.05]]).expand(3, -1),
+        following=torch.tensor([[[[0.6, 0.3], [0.6, 0.3]]]]).expand(3, -1, -1, -1),
+    )
+    chain, tree = walk(candidates.chain(), answer), walk_trees(candidates, answer, 4)
+    assert (chain.steps, chain.accepted_at.tolist()) == (2, [1, 0])
+    assert (tree.steps, tree.accepted_at.tolist(), tree.emitted) == (1, [1, 1], 3)
+    assert walk_trees(candidates, answer, 2).accepted_at.tolist() == chain.accepted_at.tolist()

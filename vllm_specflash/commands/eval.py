@@ -23,6 +23,7 @@ def run(
     data: Annotated[list[Path], typer.Option(help="Folder of answers from `specflash data`; may be repeated.")],
     rounds: Annotated[int | None, typer.Option(help="R, draft forwards per step; the checkpoint's by default.")] = None,
     chain_length: Annotated[int | None, typer.Option(help="Tokens per chain; R x K by default.")] = None,
+    tree_nodes: Annotated[int | None, typer.Option(help="Draft trees of so many nodes, not chains.")] = None,
     limit: Annotated[int | None, typer.Option(help="Most answers to evaluate.")] = None,
     max_length: Annotated[int, typer.Option(help="Longest prompt and answer together, in tokens.")] = 4096,
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
@@ -34,9 +35,9 @@ def run(
     answers = [a for folder in data for a in load_answers(AnswerFolder(folder), model, max_length, skipped)]
     answers = [answer for answer in answers if answer.temperature == 0][:limit]
     rounds = rounds or network.config.num_rounds
-    results = evaluate_draft(network, model, AnswerSet(answers, model, max_length, skipped, None), rounds, chain_length)
+    results = evaluate_draft(network, model, AnswerSet(answers, model, max_length, skipped, None), rounds, chain_length, tree_nodes)
     print_skipped(skipped)
-    print_acceptance(results, f"{draft}: simulated, greedy, R = {rounds}")
+    print_acceptance(results, f"{draft}: simulated, greedy, R = {rounds}" + (f", trees of {tree_nodes}" if tree_nodes else ""))
     if out is not None:
         figures = {task: {"tau": r.tau, "forwards": r.steps, "accepted_at": r.per_position} for task, r in results.items()}
-        write_provenance(out, target=model.name, draft=draft, rounds=rounds, chain_length=chain_length, figures=figures)
+        write_provenance(out, target=model.name, draft=draft, rounds=rounds, chain_length=chain_length, tree_nodes=tree_nodes, figures=figures)

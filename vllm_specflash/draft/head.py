@@ -31,6 +31,6 @@ class Transition(nn.Module):
         self.previous = nn.Parameter(torch.empty(num_draft_tokens, rank))
         self.following = nn.Parameter(torch.empty(num_draft_tokens, rank))
 
-    def forward(self, previous: Tensor) -> Tensor:
-        """Draft indices [...] of the tokens at i - 1 -> what to add to the logits at i, [..., V_d]."""
-        return F.linear(F.embedding(previous, self.previous), self.following)
+    def forward(self, previous: Tensor, following: Tensor) -> Tensor:
+        """What tokens at i - 1 add to tokens at i, draft indices [..., B] and [..., C] -> [..., B, C]."""
+        return F.embedding(previous, self.previous) @ F.embedding(following, self.following).mT

@@ -72,18 +72,6 @@ class SpecFlashDraft(PreTrainedModel):
         """Draft-vocabulary indices -> the target's token ids."""
         return draft_ids if self.config.draft_vocab_size is None else self.d2t[draft_ids]
 
-    def greedy_chain(self, logits: Tensor) -> Tensor:
-        """Most likely token at each offset, each corrected for the one before it.
-
-        logits [T, K, V_d] of the K predicted states -> draft indices [T, K].
-        """
-        if not self.config.transition_rank:
-            return logits.argmax(-1)
-        chosen = [logits[:, 0].argmax(-1)]
-        for offset in range(1, logits.shape[1]):
-            chosen.append((logits[:, offset] + self.transition(chosen[-1])).argmax(-1))
-        return torch.stack(chosen, dim=1)
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Called by transformers for modules that no checkpoint filled."""

@@ -15,6 +15,8 @@ class SpecFlashCPUModelRunner(SpecFlashRunnerMixin, CPUModelRunner):
 
 
 class SpecFlashCPUWorker(SpecFlashWorkerMixin, cpu_worker.CPUWorker):
+    runs_trees = True
+
     def init_device(self) -> None:
         require_engine_names(ENGINE_NAMES + CPU_NAMES)
         with replaced(cpu_worker, "CPUModelRunner", SpecFlashCPUModelRunner):

@@ -12,14 +12,22 @@ from vllm.logger import init_logger
 
 from vllm_specflash.config import SpecFlashError, first_sentence
 from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.draft.candidates import CANDIDATES, Candidates
+from vllm_specflash.engine.attention import Verification
 from vllm_specflash.engine.cache import DraftCache
-from vllm_specflash.engine.chain import Chain, draft_chain
 from vllm_specflash.engine.latents import SpanChunk, SpanPooler
+from vllm_specflash.engine.paths import spare_blocks_needed
+from vllm_specflash.engine.rounds import draft_candidates
+from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.step import Step
 from vllm_specflash.engine.target import embed_tokens, lm_head_weight
+from vllm_specflash.tree.build import Trees, best_trees, chains_only
+from vllm_specflash.tree.calibration import Calibration
 from vllm_specflash.tree.cost import StepCost, best_lengths, expected_gain
+from vllm_specflash.tree.layout import lay_out
+from vllm_specflash.tree.step import Draft
 from vllm_specflash.triton_kernels.draft_attention import draft_attention
 
 logger = init_logger("vllm.specflash")
@@ -73,6 +81,11 @@ class SpecFlashProposer:
         self._gain = 2.0
         self._paused_steps = 0
         self._spans: dict[str, Spans] = {}
+        self._drafted: dict[str, Draft] = {}
+        self._chains: set[str] = set()
+        self.calibration = Calibration()
+        # Set by the runner where trees can be verified.
+        self.verification: Verification | None = None
 
     def load_model(self, target: torch.nn.Module) -> None:
         """Load the draft beside the target, and register its layer before vLLM sizes the KV cache."""
@@ -97,10 +110,21 @@ class SpecFlashProposer:
         """Drop what is kept for requests that ended."""
         for req_id in req_ids:
             self._spans.pop(req_id, None)
+            self._drafted.pop(req_id, None)
+            self._chains.discard(req_id)
             self.pooler.forget(req_id)
 
-    def add_request(self, req_id: str, mm_features: list) -> None:
-        """Note where a request's visual spans lie."""
+    def drafted(self, req_id: str, length: int) -> Draft:
+        """The tree of a request's first `length` drafted tokens, as it was proposed."""
+        draft = self._drafted.get(req_id)
+        if length and draft is not None and length < len(draft.parents):
+            return draft.cut(length)
+        return Draft.chain(length)
+
+    def add_request(self, req_id: str, mm_features: list, sampling_params) -> None:
+        """Note where a request's visual spans lie, and whether its drafts must be chains."""
+        if reads_drafts_in_order(sampling_params):
+            self._chains.add(req_id)
         ranges = [
             (feature.mm_position.offset, feature.mm_position.length)
             for feature in mm_features
@@ -110,7 +134,7 @@ class SpecFlashProposer:
 
     @torch.inference_mode()
     def propose(self, step: Step) -> list[list[int]]:
-        """Draft tokens for every request of the step, most likely chain first; empty where there is nothing to say.
+        """Draft tokens for every request of the step, path by path (tree/layout.py); empty where there is nothing to say.
 
         The draft's KV of every newly committed position is written whether or not a draft is wanted for it.
         """
@@ -124,13 +148,13 @@ class SpecFlashProposer:
             inputs = self._gather(step, spans)
             if inputs is not None:
                 network_began = time.perf_counter()
-                chain = self._forward(step, spans, inputs)
+                candidates = self._forward(step, spans, inputs)
                 network_seconds = time.perf_counter() - network_began
                 self.stats.network_seconds += network_seconds
-                if chain is not None:
+                if candidates is not None:
                     # Smoothed, and slow to rise: the first forwards of a shape are not typical.
                     self._draft_seconds += 0.2 * (min(network_seconds, 2 * self._draft_seconds or 1) - self._draft_seconds)
-                    self._cut(chain, inputs.query_requests, step.room, drafts)
+                    self._choose(candidates, inputs.query_requests, step, drafts)
         self.stats.steps += 1
         self.stats.proposed_tokens += sum(map(len, drafts))
         self.stats.seconds += time.perf_counter() - began
@@ -143,7 +167,7 @@ class SpecFlashProposer:
             return None
         within = np.arange(len(requests)) - np.repeat(np.cumsum(step.committed) - step.committed, step.committed)
         positions = step.start[requests] + within
-        rows = step.row[requests] + within
+        rows = step.rows(requests, within)
         last = np.cumsum(step.committed) - 1
         wanted = (step.room > 0) & (step.committed > 0)
 
@@ -204,7 +228,7 @@ class SpecFlashProposer:
                 chunks.append(SpanChunk(req_id, int(k), begin, end, row, int(spans.end[k])))
         return chunks
 
-    def _forward(self, step: Step, spans: SpanBatch, inputs: _Inputs) -> Chain | None:
+    def _forward(self, step: Step, spans: SpanBatch, inputs: _Inputs) -> Candidates | None:
         """Write the new KV; where drafts are wanted, attend and unroll the rounds."""
         requests = inputs.query_requests
         if not len(requests):
@@ -226,25 +250,71 @@ class SpecFlashProposer:
             return context.attend(q)
 
         x = self.model.layer(inputs.u, inputs.draft_positions, attend, rows=inputs.query_rows)
-        longest = int(min(self.num_speculative_tokens, step.room[requests].max()))
-        return draft_chain(self.model, self.lm_head, self.embed, context, x, context.visible.long(), longest)
+        depth = int(min(self._depth, step.room[requests].max()))
+        return draft_candidates(
+            self.model, self.lm_head, self.embed, context, x, context.visible.long(), depth, CANDIDATES
+        )
 
     def _normed(self, u: Tensor) -> Tensor:
         return self.model.attention_norm(u) if self.model.config.variant == "residual" else u
 
-    def _cut(self, chain: Chain, requests: np.ndarray, room: np.ndarray, drafts: list[list[int]]) -> None:
-        """Keep of each chain what is worth verifying and fits, into drafts."""
-        chances = np.cumprod(chain.probability.cpu().numpy(), axis=1)
-        fits = np.arange(chances.shape[1]) < room[requests][:, None]
-        # A NaN compares as false, so a draft that computes nonsense proposes nothing.
-        chances = np.where(fits & (chances >= self.options.min_confidence), chances, 0.0)
+    @property
+    def _depth(self) -> int:
+        """Positions ahead: a tree's are those of the checkpoint's rounds, a chain goes on for as long as it may be."""
+        if self.verification is None:
+            return self.num_speculative_tokens
+        return min(self.num_speculative_tokens, self.model.config.semi_ar_width * self.model.config.num_rounds)
+
+    def _choose(self, candidates: Candidates, requests: np.ndarray, step: Step, drafts: list[list[int]]) -> None:
+        """Of the candidates, the trees that are worth verifying and fit, into drafts."""
+        req_ids = [step.req_ids[request] for request in requests]
+        first, following = (self.calibration(table.cpu().numpy()) for table in (candidates.first, candidates.following))
+        # Positions beyond a request's room have no chance.
+        beyond = np.arange(2, following.shape[1] + 2) > step.room[requests][:, None]
+        following[beyond] = 0
+        chain = np.array([self.verification is None or req_id in self._chains for req_id in req_ids])
+        chains_only(first, following, chain)
+        trees = best_trees(first, following, self.num_speculative_tokens)
+        slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
+        chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
         keep = best_lengths(chances, len(drafts), self.step_cost, self._draft_seconds)
         gain = expected_gain(chances, keep, len(drafts), self.step_cost, self._draft_seconds)
         self._gain += 0.1 * (min(gain, 10.0) - self._gain)
         if self._gain < 1:
             self._paused_steps, self._gain = PAUSE, RETRY_GAIN
-        for request, tokens, count in zip(requests.tolist(), chain.tokens.tolist(), keep.tolist()):
-            drafts[request] = tokens[:count]
+        root = step.start[requests] + step.committed[requests]
+        self._hand_over(candidates.tokens.cpu().numpy(), trees, keep, requests, req_ids, root, drafts)
+
+    def _hand_over(
+        self,
+        tokens: np.ndarray,
+        trees: Trees,
+        count: np.ndarray,
+        requests: np.ndarray,
+        req_ids: list[str],
+        root: np.ndarray,
+        drafts: list[list[int]],
+    ) -> None:
+        """Lay the trees out, as far as there are spare blocks for their side paths, and remember them.
+
+        tokens [Q, L, C]; count [Q] nodes to keep; root [Q] target position of each tree's root.
+        """
+        layout = lay_out(trees.parent, count)
+        row = np.arange(len(requests))[:, None]
+        tokens = tokens[row, trees.depth[row, layout.order] - 1, trees.candidate[row, layout.order]]
+        given = trees.conditional[row, layout.order]
+        spare = 0 if self.verification is None else len(self.verification.spare)
+        for q, (request, req_id, n) in enumerate(zip(requests.tolist(), req_ids, count.tolist())):
+            parents = layout.parent[q, :n]
+            starts = np.flatnonzero(parents != np.arange(n))
+            if len(starts):
+                each = spare_blocks_needed(int(root[q]), int(trees.depth[q, :n].max()), self.verification.block_size)
+                paths = min(len(starts), spare // each)
+                spare -= paths * each
+                n = n if paths == len(starts) else int(starts[paths])
+                self.stats.branching += paths > 0
+            drafts[request] = tokens[q, :n].tolist()
+            self._drafted[req_id] = Draft(np.append(-1, parents[:n]), np.append(np.nan, given[q, :n]))
 
     def _slots(self, step: Step, requests: Tensor, positions: Tensor) -> Tensor:
         """Cache slots of target positions, both [...] int64."""

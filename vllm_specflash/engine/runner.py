@@ -1,14 +1,18 @@
-"""What our model runners add to vLLM's: after each step, the draft gets the target's hidden states."""
+"""What our model runners add to vLLM's: steps verify trees, and after each the draft gets the target's hidden states."""
 
 import time
 
 import numpy as np
 import torch
 from vllm.logger import init_logger
+from vllm.model_executor.layers.attention import Attention
 
+from vllm_specflash.engine.attention import Verification, run_trees, tree_impl, tree_metadata_builder
+from vllm_specflash.engine.spare import with_spare_blocks
 from vllm_specflash.engine.step import Step
 from vllm_specflash.engine.verify import NodeSampler
 from vllm_specflash.tree.cost import SIZES, StepCost
+from vllm_specflash.tree.step import StepTrees
 
 logger = init_logger("vllm.specflash")
 
@@ -19,6 +23,73 @@ class SpecFlashRunnerMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.rejection_sampler = NodeSampler.replacing(self.rejection_sampler)
+        # Set by the worker where trees can be verified; without spare blocks all drafts are chains.
+        self.num_spare_blocks = 0
+        self.verification: Verification | None = None
+
+    def initialize_kv_cache(self, kv_cache_config, *args, **kwargs):
+        """vLLM's, with blocks of our own at the end that its scheduler never hears of."""
+        spare = self.num_spare_blocks
+        if not spare:
+            return super().initialize_kv_cache(kv_cache_config, *args, **kwargs)
+        known = kv_cache_config.num_blocks
+        super().initialize_kv_cache(with_spare_blocks(kv_cache_config, spare), *args, **kwargs)
+        layers = [layer for layer in self._attention_layers() if layer.kv_cache.numel()]
+        if any(len(layer.kv_cache) != known + spare for layer in layers):
+            logger.warning("SpecFLASH drafts chains only: this KV cache's blocks are not those of its block tables.")
+            return
+        block_size = self.kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
+        self.verification = Verification(np.arange(known, known + spare), block_size)
+        for layer in layers:
+            run_trees(layer.impl, tree_impl, self.verification)
+        for group in (group for groups in self.attn_groups for group in groups):
+            for builder in group.metadata_builders:
+                run_trees(builder, tree_metadata_builder, self.verification)
+        self.rejection_sampler.verification = self.drafter.verification = self.verification
+
+    def _attention_layers(self) -> list[Attention]:
+        layers = self.compilation_config.static_forward_context.values()
+        return [layer for layer in layers if isinstance(layer, Attention) and layer is not self.drafter.cache.layer]
+
+    def _prepare_inputs(self, scheduler_output, num_scheduled_tokens):
+        prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
+        if self.verification is not None:
+            self._begin_trees(scheduler_output.scheduled_spec_decode_tokens, num_scheduled_tokens)
+        return prepared
+
+    def _begin_trees(self, drafts: dict[str, list[int]], rows: np.ndarray) -> None:
+        """Note this step's trees, and set every node's position to that of its depth; slots stay one after the other."""
+        req_ids = self.input_batch.req_ids
+        trees = StepTrees.of([self.drafter.drafted(req_id, len(drafts.get(req_id, ()))) for req_id in req_ids])
+        start = self.input_batch.num_computed_tokens_cpu[: len(req_ids)].astype(np.int64)
+        rows = np.asarray(rows[: len(req_ids)], dtype=np.int64)
+        self.verification.begin(trees, rows, start + rows - trees.counts)
+        if trees.branches:
+            node_rows = (np.cumsum(rows) - trees.counts)[trees.request] + trees.index
+            back = np.zeros(int(rows.sum()), dtype=np.int64)
+            back[node_rows] = trees.index - trees.depth
+            # M-RoPE's three rows as well: text counts alike in all of them.
+            positions = self._get_positions(len(back))
+            positions -= torch.from_numpy(back).to(positions.device, non_blocking=True)
+
+    def _sample(self, logits, spec_decode_metadata):
+        self.rejection_sampler.acceptance = None
+        output = super()._sample(logits, spec_decode_metadata)
+        acceptance = self.rejection_sampler.acceptance
+        if self.verification is not None and acceptance is not None:
+            self._commit_paths(acceptance)
+        return output
+
+    def _commit_paths(self, acceptance) -> None:
+        trees = self.verification.trees
+        lengths, nodes = acceptance.lengths.cpu().numpy(), acceptance.nodes.cpu().numpy()
+        self.drafter.calibration.observe(*trees.decided(lengths, nodes))
+        if trees.branches:
+            rows = np.arange(len(lengths))
+            last = trees.first + np.where(lengths > 0, nodes[rows, np.maximum(lengths, 1) - 1], 0)
+            self.drafter.stats.moved += self.verification.commit(
+                [layer.kv_cache for layer in self._attention_layers()], last
+            )
 
     def propose_draft_token_ids(
         self,
@@ -50,7 +121,7 @@ class SpecFlashRunnerMixin:
     def _update_states(self, scheduler_output):
         self.drafter.forget(scheduler_output.finished_req_ids)
         for request in scheduler_output.scheduled_new_reqs:
-            self.drafter.add_request(request.req_id, request.mm_features)
+            self.drafter.add_request(request.req_id, request.mm_features, request.sampling_params)
         return super()._update_states(scheduler_output)
 
     def measure_step_cost(self) -> None:
@@ -88,10 +159,23 @@ class SpecFlashRunnerMixin:
             row=np.cumsum(scheduled) - scheduled,
             start=batch.num_computed_tokens_cpu[:count].astype(np.int64),
             committed=committed,
+            path=self._path(int(committed.max(initial=1))),
             room=room,
+            slots=np.array([self.max_model_len - self.requests[req_id].num_tokens - 1 for req_id in req_ids]),
             token_ids=batch.token_ids_cpu,
             block_table=common_attn_metadata.block_table_tensor[:count],
         )
+
+    def _path(self, width: int) -> np.ndarray | None:
+        """[R, width] rows of committed positions counted from each request's first, where trees branched."""
+        acceptance, verification = self.rejection_sampler.acceptance, self.verification
+        if acceptance is None or verification is None or not verification.trees.branches:
+            return None
+        path = np.tile(np.arange(width), (len(acceptance.lengths), 1))
+        nodes = acceptance.nodes.cpu().numpy()[:, : width - 1]
+        branching = np.isin(np.arange(len(path)), verification.trees.request[verification.trees.starts_path & (verification.trees.index > 0)])
+        path[:, 1 : nodes.shape[1] + 1] = np.where(branching[:, None] & (nodes >= 0), nodes, path[:, 1 : nodes.shape[1] + 1])
+        return path
 
     def _room(self, req_id: str) -> int:
         """Longest draft that could still be accepted; the step after it always emits one token of its own."""

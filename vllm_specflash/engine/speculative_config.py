@@ -7,11 +7,14 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, SkipValidation
 from vllm.config.speculative import SpeculativeConfig
 from vllm.config.utils import config as vllm_config_class
+from vllm.platforms import current_platform
 
 from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft, first_sentence
 from vllm_specflash.draft.config import SpecFlashConfig
 
 PROPOSER = "vllm_specflash.engine.proposer.SpecFlashProposer"
+# Drafted tokens of a tree, at most, unless the user says otherwise.
+TREE_NODES = 16
 # Element types whose KV pages the draft can read back; quantised caches would need scales of its own.
 PLAIN_KV_CACHE = ("auto", "float16", "bfloat16", "float32", "half", "float")
 
@@ -41,11 +44,16 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
     return SpecFlashSpeculativeConfig(
         method="custom_class",
         model=PROPOSER,
-        num_speculative_tokens=options.num_speculative_tokens or draft.semi_ar_width * draft.num_rounds,
+        num_speculative_tokens=options.num_speculative_tokens or _default_tokens(draft, options),
         target_model_config=model_config,
         target_parallel_config=parallel_config,
         specflash=replace(options, model=str(folder)),
     )
+
+
+def _default_tokens(draft: SpecFlashConfig, options: SpecFlashOptions) -> int:
+    depth = draft.semi_ar_width * draft.num_rounds
+    return max(depth, TREE_NODES) if options.tree and current_platform.is_cpu() else depth
 
 
 def load_draft_config(folder: Path) -> SpecFlashConfig:

@@ -12,6 +12,8 @@ class DraftStats:
         seconds: in all of the draft side.
         network_seconds: of those, in the draft's forward (layer, head, lm_head) and its cache.
         proposed_tokens: tokens handed to the scheduler.
+        branching: drafts that were more than a chain.
+        moved: blocks copied because an accepted path did not lie where a chain would.
         errors: steps in which the draft side failed and proposed nothing.
     """
 
@@ -19,6 +21,8 @@ class DraftStats:
     seconds: float = 0.0
     network_seconds: float = 0.0
     proposed_tokens: int = 0
+    branching: int = 0
+    moved: int = 0
     errors: int = 0
 
     def take(self) -> dict[str, float]:

@@ -16,7 +16,9 @@ class Step:
         row: [R] row of each request's first scheduled token.
         start: [R] target position of that token.
         committed: [R] how many of its rows are now part of the sequence (rejected drafts are not).
-        room: [R] how many tokens its draft may have; 0 where none is wanted (mid-prefill, or too near its end).
+        path: [R, W] rows of the committed positions counted from each request's first; None where they simply follow.
+        room: [R] how deep its draft may be; 0 where none is wanted (mid-prefill, or too near its end).
+        slots: [R] how many tokens its draft may have.
         token_ids: [max_num_reqs, max_model_len] tokens by target position, the newest included.
         block_table: [R, max_blocks] int32, on the draft's device.
     """
@@ -26,6 +28,12 @@ class Step:
     row: np.ndarray
     start: np.ndarray
     committed: np.ndarray
+    path: np.ndarray | None
     room: np.ndarray
+    slots: np.ndarray
     token_ids: np.ndarray
     block_table: Tensor
+
+    def rows(self, requests: np.ndarray, within: np.ndarray) -> np.ndarray:
+        """Rows [T'] of hidden states for the within[T']-th committed positions of requests [T']."""
+        return self.row[requests] + (within if self.path is None else self.path[requests, within])

@@ -19,16 +19,26 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.rejection_sampler import RejectionSampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
-from vllm_specflash.triton_kernels.tree_accept import tree_accept
+from vllm_specflash.engine.attention import Verification
+from vllm_specflash.triton_kernels.tree_accept import Acceptance, tree_accept
 
 
 class NodeSampler(RejectionSampler):
-    """Stands where vLLM's rejection sampler does; penalties, bad words, min_tokens and logprobs are still its own."""
+    """Stands where vLLM's rejection sampler does; penalties, bad words, min_tokens and logprobs are still its own.
+
+    Attributes:
+        verification: the trees of the step at hand; None where all drafts are chains.
+        acceptance: what the last walk found.
+    """
+
+    verification: Verification | None
+    acceptance: Acceptance | None
 
     @classmethod
     def replacing(cls, sampler: RejectionSampler) -> "NodeSampler":
         """The same object, told to sample our way: its set-up differs between releases of vLLM."""
         sampler.__class__ = cls
+        sampler.acceptance, sampler.verification = None, None
         return sampler
 
     def forward(
@@ -55,7 +65,8 @@ class NodeSampler(RejectionSampler):
             logprobs_mode_override="processed_logits" if self.is_processed_logprobs_mode else "raw_logits",
         )
         sampled[metadata.bonus_logits_indices] = bonus.sampled_token_ids[:, 0].long()
-        emitted = self._walk(metadata, sampled)
+        self.acceptance = self._walk(metadata, sampled)
+        emitted = self.acceptance.tokens.int()
         draws.wind_back(emitted)
         logprobs = None
         if sampling_metadata.max_num_logprobs is not None:
@@ -99,17 +110,20 @@ class NodeSampler(RejectionSampler):
         )
         return tokens.long(), raw if keep_raw or constrained is None else constrained
 
-    @staticmethod
-    def _walk(metadata: SpecDecodeMetadata, sampled: Tensor) -> Tensor:
-        """Tokens to emit [R, longest draft + 1] int32, padded with -1, from the sampled token at every node [N]."""
+    def _walk(self, metadata: SpecDecodeMetadata, sampled: Tensor) -> Acceptance:
+        """Tokens to emit [R, longest draft + 1], padded with -1, from the sampled token at every node [N]."""
         ends = metadata.cu_num_sampled_tokens
         bounds = torch.cat((ends.new_zeros(1), ends))
-        index = torch.arange(len(sampled), device=sampled.device)
-        first = torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=len(sampled))
-        # A draft's node comes right after the node whose sampled token decides on it.
+        if self.verification is None:
+            # Chains: a node's parent is the one before it.
+            index = torch.arange(len(sampled), device=sampled.device)
+            parents = index - torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=len(sampled)) - 1
+        else:
+            parents = torch.from_numpy(self.verification.trees.parents).to(sampled.device)
         tokens = torch.full_like(sampled, -1)
+        # The row before a draft's is another node of its tree, so this fills every row but the roots'.
         tokens[metadata.target_logits_indices + 1] = metadata.draft_token_ids.long()
-        return tree_accept(tokens, index - first - 1, sampled, bounds, metadata.max_spec_len + 1).tokens.int()
+        return tree_accept(tokens, parents, sampled, bounds, metadata.max_spec_len + 1)
 
 
 class SeededDraws:

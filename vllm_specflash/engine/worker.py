@@ -4,10 +4,26 @@ from contextlib import contextmanager
 
 from vllm_specflash import compat
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.engine.spare import choose_spare_blocks, one_group
 
 
 class SpecFlashWorkerMixin:
     """Goes before CPUWorker or the GPU Worker in the bases."""
+
+    # Whether this platform's attention can run trees (engine/attention.py).
+    runs_trees = False
+
+    def determine_available_memory(self) -> int:
+        """vLLM's, less what the blocks for side paths take."""
+        available = super().determine_available_memory()
+        options = self.vllm_config.speculative_config.specflash
+        specs = self.model_runner.get_kv_cache_spec()
+        if self.runs_trees and options.tree and one_group(specs):
+            block_bytes = sum(spec.page_size_bytes for spec in specs.values())
+            spare = choose_spare_blocks(available // block_bytes)
+            self.model_runner.num_spare_blocks = spare
+            available -= spare * block_bytes
+        return available
 
     def compile_or_warm_up_model(self):
         result = super().compile_or_warm_up_model()

@@ -2,16 +2,21 @@
 
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.train.dataset import AnswerSet
-from vllm_specflash.train.simulate import Acceptance, greedy_chains, walk
+from vllm_specflash.train.simulate import Acceptance, drafted, walk, walk_trees
 from vllm_specflash.train.target import Target
 
 
 def evaluate_draft(
-    draft: SpecFlashDraft, target: Target, answers: AnswerSet, rounds: int = 1, chain_length: int | None = None
+    draft: SpecFlashDraft,
+    target: Target,
+    answers: AnswerSet,
+    rounds: int = 1,
+    chain_length: int | None = None,
+    tree_nodes: int | None = None,
 ) -> dict[str, Acceptance]:
     """Acceptance by task, in the draft's dtype. Answers that were not greedy are left out: they are not reproducible.
 
-    `chain_length` cuts the chains of R * K tokens, as the engine's num_speculative_tokens does.
+    `chain_length` cuts the chains of R * K tokens; with `tree_nodes`, trees of so many nodes are drafted in their place.
     """
     config, dtype = draft.config, draft.dtype
     training = draft.training
@@ -24,9 +29,12 @@ def evaluate_draft(
         if sample is None or not sample.greedy:
             continue
         features = answers.features([sample], config.num_latents, config.semi_ar_width).to(draft.device)
-        chains = greedy_chains(draft, features.batch, features.hidden.to(dtype), embedding, lm_head, rounds)
-        answer = sample.input_ids[sample.answer_start :].to(chains.device)
-        acceptance = walk(chains[:, :chain_length], answer)
+        candidates = drafted(draft, features.batch, features.hidden.to(dtype), embedding, lm_head, rounds)
+        answer = sample.input_ids[sample.answer_start :].to(draft.device)
+        if tree_nodes is None:
+            acceptance = walk(candidates.chain()[:, :chain_length], answer)
+        else:
+            acceptance = walk_trees(candidates, answer, tree_nodes)
         results[sample.task] = results[sample.task] + acceptance if sample.task in results else acceptance
     draft.train(training)
     return results

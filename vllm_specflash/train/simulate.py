@@ -1,15 +1,18 @@
-"""Simulated acceptance: the draft's greedy chains against the target's own greedy answer, without serving."""
+"""Simulated acceptance: what the draft proposes against the target's own greedy answer, without serving."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.attention import dense_causal_attention
+from vllm_specflash.draft.candidates import CANDIDATES, Candidates, candidates_of, joined
 from vllm_specflash.train.batch import Batch
 from vllm_specflash.train.forward import compressed_inputs
+from vllm_specflash.tree.build import best_trees
 
 
 @dataclass
@@ -62,15 +65,21 @@ def _continue_attention(keys: Tensor, values: Tensor, last: Tensor, k: Tensor, v
 
 
 @torch.no_grad()
-def greedy_chains(
-    draft: SpecFlashDraft, batch: Batch, hidden: Tensor, embedding: Tensor, lm_head: Tensor, rounds: int
-) -> Tensor:
-    """Chains of R * K target ids drafted at every trained position of a batch of one sample: [P, R * K].
+def drafted(
+    draft: SpecFlashDraft,
+    batch: Batch,
+    hidden: Tensor,
+    embedding: Tensor,
+    lm_head: Tensor,
+    rounds: int,
+    width: int = CANDIDATES,
+) -> Candidates:
+    """What R rounds propose at every trained position of a batch of one sample: P rows, L = R * K.
 
     Row p stands at target position t and guesses x_{t+2}, x_{t+3}, ...; lm_head is the draft's, [V_d, D].
     """
     if batch.shape[0] != 1:
-        raise ValueError("Chains are simulated one sample at a time.")
+        raise ValueError("Drafts are simulated one sample at a time.")
     sequence = {}
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -79,13 +88,12 @@ def greedy_chains(
 
     u = compressed_inputs(draft, batch, hidden, embedding)
     x = draft.layer(u, torch.arange(u.shape[1])[None], attend)[0, batch.answer_rows]
-    rows, chain, chain_k, chain_v = batch.answer_rows, [], [], []
+    rows, proposed, chain_k, chain_v = batch.answer_rows, [], [], []
     while True:
         states = draft.predict(x)
-        tokens = draft.to_target_ids(draft.greedy_chain(F.linear(states.to(lm_head.dtype), lm_head).float()))
-        chain.append(tokens)
-        if len(chain) == rounds:
-            return torch.cat(chain, dim=1)
+        proposed.append(candidates_of(draft, F.linear(states.to(lm_head.dtype), lm_head), width))
+        if len(proposed) == rounds:
+            return joined(proposed)
 
         def attend_chain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             chain_k.append(k)
@@ -93,6 +101,7 @@ def greedy_chains(
             own_k, own_v = torch.cat(chain_k, dim=1), torch.cat(chain_v, dim=1)
             return _continue_attention(sequence["k"], sequence["v"], batch.answer_rows, own_k, own_v, q)
 
+        tokens = proposed[-1].chain()
         positions = rows[:, None] + torch.arange(1, tokens.shape[1] + 1)
         x = draft.layer(draft.fuse(embedding[tokens].to(states.dtype), states), positions, attend_chain)[:, -1]
         rows = positions[:, -1]
@@ -113,3 +122,25 @@ def walk(chains: Tensor, answer: Tensor) -> Acceptance:
         accepted_at[: len(right)] += right
         done += min(int(right.sum()) + 1, len(answer) - done)
     return Acceptance(steps, len(answer) - 1, accepted_at)
+
+
+def walk_trees(candidates: Candidates, answer: Tensor, num_nodes: int) -> Acceptance:
+    """The same with the best tree of `num_nodes` drafted tokens in every step, by depth."""
+    trees = best_trees(candidates.first.cpu().numpy(), candidates.following.cpu().numpy(), num_nodes)
+    tokens = candidates.tokens.cpu().numpy()
+    said = answer.cpu().numpy()
+    done, steps = 1, 0
+    accepted_at = torch.zeros(tokens.shape[1], dtype=torch.long)
+    while done < len(said):
+        row, at, length = done - 1, -1, 0
+        steps += 1
+        alive, parent = trees.chance[row] > 0, trees.parent[row]
+        drafted_tokens = tokens[row, trees.depth[row] - 1, trees.candidate[row]]
+        while done + length < len(said):
+            next_node = np.flatnonzero(alive & (parent == at) & (drafted_tokens == said[done + length]))
+            if not len(next_node):
+                break
+            at, length = int(next_node[0]), length + 1
+        accepted_at[:length] += 1
+        done += min(length + 1, len(said) - done)
+    return Acceptance(steps, len(said) - 1, accepted_at)

@@ -1,0 +1,57 @@
+"""Candidates: the likeliest tokens per position and their chances, one given the other."""
+
+import torch
+
+from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.draft.candidates import candidates_of, joined
+
+
+def _draft(**fields) -> SpecFlashDraft:
+    torch.manual_seed(0)
+    shape = dict(hidden_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8, target_vocab_size=60)
+    return SpecFlashDraft(SpecFlashConfig(**shape, **fields)).double().requires_grad_(False)
+
+
+def test_chances_are_those_of_the_whole_vocabulary():
+    draft = _draft(transition_rank=4)
+    torch.nn.init.normal_(draft.transition.previous)
+    torch.nn.init.normal_(draft.transition.following)
+    logits = 2 * torch.randn(3, 4, 60, dtype=torch.float64)
+    found = candidates_of(draft, logits, 60)
+    torch.testing.assert_close(found.first.sum(-1), torch.ones(3), rtol=1e-5, atol=1e-5)
+    for position in range(3):
+        exact = logits[:, position + 1, None] + draft.transition.previous[found.tokens[:, position]] @ draft.transition.following.T
+        exact = exact.softmax(-1).gather(2, found.tokens[:, position + 1, None].expand(-1, 60, -1))
+        torch.testing.assert_close(found.following[:, position], exact.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_few_candidates_keep_their_share_of_the_whole():
+    draft = _draft()
+    logits = 2 * torch.randn(2, 3, 60, dtype=torch.float64)
+    found = candidates_of(draft, logits, 5)
+    top = logits.softmax(-1).topk(5)
+    assert torch.equal(found.tokens, top.indices)
+    torch.testing.assert_close(found.first, top.values[:, 0].float())
+    torch.testing.assert_close(found.following, top.values[:, 1:, None].float().expand(-1, -1, 5, -1))
+
+
+def test_nonsense_has_no_chance():
+    logits = torch.randn(2, 3, 60, dtype=torch.float64)
+    logits[1] = torch.nan
+    found = candidates_of(_draft(transition_rank=4), logits, 5)
+    assert (found.first[1] == 0).all() and (found.following[1] == 0).all()
+    assert (found.first[0] > 0).all()
+    assert ((found.tokens >= 0) & (found.tokens < 60)).all()
+
+
+def test_a_later_round_follows_the_greedy_path_alone():
+    draft = _draft()
+    before, after = (candidates_of(draft, torch.randn(2, 3, 60, dtype=torch.float64), 4) for _ in range(2))
+    both = joined([before, after])
+    assert both.tokens.shape == (2, 6, 4) and both.following.shape == (2, 5, 4, 4)
+    end = before.greedy()[:, -1]
+    for request in range(2):
+        link = both.following[request, 2]
+        assert torch.equal(link[end[request]], after.first[request])
+        assert link.sum() == after.first[request].sum()
+    assert torch.equal(both.chain(), torch.cat((before.chain(), after.chain()), 1))

@@ -1,0 +1,109 @@
+"""Trees in the real engine: answers stay plain vLLM's wherever in the tree the right token lies."""
+
+import pytest
+import torch
+from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, with_images
+from tiny_models import draft_for, tiny_qwen2_5_vl
+
+from vllm_specflash.engine import proposer
+
+
+@pytest.fixture
+def misranking(monkeypatch):
+    """Drafts that hold their first choice for the second: what the target wants lies beside the most probable path."""
+    draft_candidates = proposer.draft_candidates
+
+    def swapped(*args):
+        candidates = draft_candidates(*args)
+        order = torch.arange(candidates.tokens.shape[2])
+        order[:2] = torch.tensor([1, 0])
+        # The chances stay with their places, close enough for both to be drafted.
+        first, following = candidates.first.clone(), candidates.following.clone()
+        for table in (first, following):
+            table[..., 0], table[..., 1], table[..., 2:] = 0.5, 0.4, 0.001
+        return type(candidates)(candidates.tokens[:, :, order], first, following)
+
+    monkeypatch.setattr(proposer, "draft_candidates", swapped)
+
+
+def assert_accepted_aside(llm, times: int = 20) -> None:
+    """The tests below would show nothing if side paths were never taken."""
+    stats = draft_stats(llm)
+    assert stats["errors"] == 0
+    assert stats["branching"] > times and stats["moved"] > times
+    assert accepted_tokens(llm) > times
+
+
+@pytest.mark.parametrize("block_size", [32, 128])
+@pytest.mark.parametrize("nodes", [3, 16, 40])
+def test_misranked_trees_leave_answers_identical(llava, drafts, plain_answers, misranking, nodes, block_size):
+    options = {"num_speculative_tokens": nodes, "min_confidence": 0}
+    with engine(llava, drafts["knowing"], options, block_size=block_size) as llm:
+        assert answers(llm, mixed_prompts(), greedy()) == plain_answers
+        assert_accepted_aside(llm)
+
+
+def test_trees_beside_prefill_chunks(llava, drafts, plain_answers, misranking):
+    with engine(llava, drafts["knowing"], max_num_batched_tokens=48, max_num_seqs=3, block_size=32) as llm:
+        assert answers(llm, mixed_prompts(), greedy()) == plain_answers
+        assert_accepted_aside(llm)
+
+
+def test_what_side_paths_left_in_cached_blocks_is_right(llava, drafts, misranking):
+    """The second question of a conversation reads the blocks that the first one's answer filled, side paths and all."""
+    question = with_images("user: <image> tell me a long story about this, please, go on and on. assistant: ", 1)
+
+    def follow_up(story: tuple[int, ...], llm) -> dict:
+        text = question["prompt"] + llm.get_tokenizer().decode(story) + " user: and then? assistant: "
+        return {**question, "prompt": text}
+
+    with engine(llava, block_size=32) as llm:
+        story = answers(llm, [question], greedy(100))[0]
+        then = answers(llm, [follow_up(story, llm)], greedy(60))
+    with engine(llava, drafts["knowing"], block_size=32, enable_prefix_caching=True) as llm:
+        assert answers(llm, [question], greedy(100)) == [story]
+        assert_accepted_aside(llm)
+        assert answers(llm, [follow_up(story, llm)], greedy(60)) == then
+        assert sum(m.value for m in llm.get_metrics() if m.name == "vllm:prefix_cache_hits") >= 64
+
+
+def test_preemption_in_mid_tree(llava, drafts, plain_answers, misranking):
+    with engine(llava, drafts["knowing"], num_gpu_blocks_override=14, block_size=32, max_model_len=256) as llm:
+        assert answers(llm, mixed_prompts(), greedy()) == plain_answers
+        assert sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions") > 0
+        assert_accepted_aside(llm)
+
+
+def test_trees_share_the_spare_blocks_there_are(llava, drafts, plain_answers, misranking, monkeypatch):
+    monkeypatch.setattr("vllm_specflash.engine.worker.choose_spare_blocks", lambda num_blocks: 2)
+    with engine(llava, drafts["knowing"], block_size=32) as llm:
+        assert answers(llm, mixed_prompts(), greedy()) == plain_answers
+        stats = draft_stats(llm)
+        assert stats["errors"] == 0 and stats["branching"] > 0
+
+
+def test_mrope_counts_depths(tmp_path, misranking):
+    target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen")
+    draft = draft_for(target, tmp_path / "draft", knowing=True)
+    text = "<|vision_start|><|image_pad|><|vision_end|> what is this, and what is beside it? "
+    prompts = [with_images(text, 1), "no picture at all, just words. ", with_images("before that: " + text, 2)]
+    with engine(target) as llm:
+        expected = answers(llm, prompts, greedy())
+    with engine(target, draft, block_size=32) as llm:
+        assert answers(llm, prompts, greedy()) == expected
+        assert_accepted_aside(llm)
+
+
+@pytest.mark.parametrize("settings", [{"seed": 1}, {"logprobs": 1}, {"min_tokens": 5}, {"presence_penalty": 0.5}], ids=str)
+def test_requests_that_read_drafts_in_order_get_chains(llava, drafts, misranking, settings):
+    with engine(llava, drafts["knowing"]) as llm:
+        answers(llm, mixed_prompts()[:3], greedy(24, **settings))
+        stats = draft_stats(llm)
+        assert stats["errors"] == 0 and stats["branching"] == 0 and stats["proposed_tokens"] > 0
+
+
+def test_trees_can_be_turned_off(llava, drafts, plain_answers, misranking):
+    with engine(llava, drafts["knowing"], {"tree": False}) as llm:
+        assert answers(llm, mixed_prompts(), greedy()) == plain_answers
+        stats = draft_stats(llm)
+        assert stats["branching"] == 0 and stats["proposed_tokens"] > 0

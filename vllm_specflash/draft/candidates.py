@@ -1,0 +1,74 @@
+"""The few tokens per position that a candidate tree chooses from, and how likely each is after each of those before it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+# Candidates a position offers unless told otherwise: more of them change the acceptance of a chain or tree by nothing.
+CANDIDATES = 32
+
+
+class Candidates(NamedTuple):
+    """C candidates at each of L drafted positions of Q requests, the likeliest first.
+
+    A row that computed nonsense (NaN) has no chance anywhere.
+    """
+
+    tokens: Tensor
+    """[Q, L, C] int64 target token ids."""
+    first: Tensor
+    """[Q, C] float32, chance of each candidate of the first position."""
+    following: Tensor
+    """[Q, L - 1, C, C] float32, chance of candidate [.., c] at position i + 1 after candidate [.., b, .] at position i."""
+
+    def greedy(self) -> Tensor:
+        """Candidate index [Q, L] of the likeliest token at each position, each given the one before it."""
+        chosen = [self.first.argmax(-1)]
+        rows = torch.arange(len(chosen[0]), device=self.tokens.device)
+        for position in range(self.following.shape[1]):
+            chosen.append(self.following[rows, position, chosen[-1]].argmax(-1))
+        return torch.stack(chosen, 1)
+
+    def chain(self) -> Tensor:
+        """Target token ids [Q, L] of that path."""
+        return self.tokens.gather(2, self.greedy().unsqueeze(2)).squeeze(2)
+
+
+def candidates_of(draft, logits: Tensor, width: int) -> Candidates:
+    """Candidates of one round: what K predicted states say, each position corrected for the one before it.
+
+    The transition moves the candidates' chances among each other; what lies outside them keeps its own.
+
+    Args:
+        draft: the SpecFlashDraft that the states are of.
+        logits: [Q, K, V_d].
+        width: C, at most V_d.
+    """
+    chance, index = logits.softmax(-1, dtype=torch.float32).topk(min(width, logits.shape[-1]))
+    tokens = draft.to_target_ids(index)
+    chance = chance.nan_to_num(0.0)
+    following = chance[:, 1:, None, :]
+    if draft.config.transition_rank and logits.shape[1] > 1:
+        weight = following * draft.transition(index[:, :-1], index[:, 1:]).float().exp()
+        outside = 1 - following.sum(-1, keepdim=True)
+        following = (weight / (weight.sum(-1, keepdim=True) + outside)).nan_to_num(0.0)
+    else:
+        following = following.expand(-1, -1, chance.shape[-1], -1)
+    return Candidates(tokens, chance[:, 0], following)
+
+
+def joined(rounds: list[Candidates]) -> Candidates:
+    """Candidates of several rounds as one; a round's first position can only follow the greedy path of the one before."""
+    if len(rounds) == 1:
+        return rounds[0]
+    following = []
+    for before, after in zip(rounds, rounds[1:]):
+        end = before.greedy()[:, -1]
+        width = after.first.shape[1]
+        link = after.first.new_zeros(len(end), 1, width, width)
+        link[torch.arange(len(end), device=end.device), 0, end] = after.first
+        following += [before.following, link]
+    following.append(rounds[-1].following)
+    return Candidates(torch.cat([r.tokens for r in rounds], 1), rounds[0].first, torch.cat(following, 1))

@@ -1,0 +1,117 @@
+"""Attention of a target's layers that can run trees: vLLM's own, on the sequences of engine/paths.py.
+
+Subclasses of whatever backend a layer has take its place, one layer object at a time: what vLLM registers, and every
+other engine in the process, stays as it is. In steps without a branching tree they only pass on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vllm_specflash.engine.paths import PathSequences
+from vllm_specflash.tree.step import StepTrees
+
+
+@dataclass
+class Verification:
+    """What the runner tells the layers about the step at hand, and the blocks set aside for side paths.
+
+    Attributes:
+        spare: ids of those blocks.
+        block_size: positions per block.
+        trees: what this step verifies; None between steps.
+        rows, base: [R] as in PathSequences.
+        sequences: of this step, once its attention metadata was built; None while no tree branches.
+    """
+
+    spare: np.ndarray
+    block_size: int
+    trees: StepTrees | None = None
+    rows: np.ndarray | None = None
+    base: np.ndarray | None = None
+    sequences: PathSequences | None = None
+    _own_blocks: np.ndarray | None = None
+    _copies: list[tuple[int, int]] | None = None
+    _write_rows: Tensor | None = None
+    _write_slots: Tensor | None = None
+
+    def begin(self, trees: StepTrees | None, rows: np.ndarray | None = None, base: np.ndarray | None = None) -> None:
+        """A step begins; whatever the last one left is gone."""
+        self.trees, self.rows, self.base, self.sequences = trees, rows, base, None
+
+    def split(self, common):
+        """CommonAttentionMetadata with every path as a sequence of its own; the same where no tree branches."""
+        if self.trees is None or not self.trees.branches:
+            return common
+        own = common.block_table_tensor.cpu().numpy()
+        paths = PathSequences(self.trees, self.rows, self.base, self.spare, self.block_size)
+        self.sequences, self._own_blocks = paths, own
+        self._copies = paths.copies(own)
+        device = common.seq_lens.device
+        self._write_rows, self._write_slots = (torch.from_numpy(column).to(device) for column in paths.writes)
+        starts = torch.from_numpy(np.append(0, np.cumsum(paths.query_lens)).astype(np.int32))
+        seq_lens = torch.from_numpy(paths.seq_lens.astype(np.int32))
+        return replace(
+            common,
+            query_start_loc=starts.to(device),
+            query_start_loc_cpu=starts,
+            seq_lens=seq_lens.to(device),
+            num_reqs=len(seq_lens),
+            max_query_len=int(paths.query_lens.max()),
+            max_seq_len=int(paths.seq_lens.max()),
+            block_table_tensor=torch.from_numpy(paths.block_table(own)).to(device),
+        )
+
+    def write(self, update, key: Tensor, value: Tensor, kv_cache: Tensor) -> None:
+        """Fill the side paths' blocks of one layer; `update(key, value, slots)` stores rows at slots."""
+        for source, target in self._copies:
+            kv_cache[target].copy_(kv_cache[source])
+        update(key.index_select(0, self._write_rows), value.index_select(0, self._write_rows), self._write_slots)
+
+    def commit(self, kv_caches: list[Tensor], last: np.ndarray) -> int:
+        """Where the walks of [R] ended (flat nodes), the accepted path's keys and values go to the request's own blocks.
+
+        Returns the number of blocks that had to be copied.
+        """
+        if self.sequences is None:
+            return 0
+        moves = self.sequences.moves(self._own_blocks, last)
+        for source, target in moves:
+            for kv_cache in kv_caches:
+                kv_cache[target].copy_(kv_cache[source])
+        return len(moves)
+
+
+@cache
+def tree_impl(cls: type) -> type:
+    """A class of vLLM's attention that stores keys and values in a call of its own, able to run trees."""
+
+    class TreeImpl(cls):
+        def do_kv_cache_update(self, layer, key, value, kv_cache, slot_mapping):
+            super().do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)
+            if self.verification.sequences is not None:
+                store = super().do_kv_cache_update
+                self.verification.write(lambda k, v, slots: store(layer, k, v, kv_cache, slots), key, value, kv_cache)
+
+    return TreeImpl
+
+
+@cache
+def tree_metadata_builder(cls: type) -> type:
+    """The same for a builder of its metadata."""
+
+    class TreeMetadataBuilder(cls):
+        def build(self, common_prefix_len, common_attn_metadata, *args, **kwargs):
+            return super().build(common_prefix_len, self.verification.split(common_attn_metadata), *args, **kwargs)
+
+    return TreeMetadataBuilder
+
+
+def run_trees(owner, able: Callable[[type], type], verification: Verification) -> None:
+    """Let one impl or builder object of vLLM's run trees; `able` is one of the two functions above."""
+    owner.__class__ = able(type(owner))
+    owner.verification = verification

@@ -1,0 +1,130 @@
+"""A tree as sequences for vLLM's own attention: every path of it is one, under a block table of its own.
+
+Rows of a path see the committed context, their ancestors and themselves. The most probable path lies where a chain
+would, in the request's own blocks. Of every other path the context is the request's own up to the block that holds the
+root; that block is copied to a spare one, the ancestors' and the path's keys and values are written there at their
+positions, and causal attention does the rest. The numbers are those of vLLM's own kernel, whatever its layout.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vllm_specflash.tree.step import StepTrees
+
+
+def spare_blocks_needed(base: int, deepest: int, block_size: int) -> int:
+    """Spare blocks of a path whose last node lies at position base + deepest."""
+    return (base + deepest) // block_size - base // block_size + 1
+
+
+@dataclass(frozen=True)
+class PathSequences:
+    """Sequences of one step, for R requests of which some verify trees.
+
+    Attributes:
+        trees: what is verified; its nodes are the last rows of each request.
+        rows: [R] scheduled rows of each request.
+        base: [R] target position of each request's root.
+        spare: ids of the blocks that side paths may use.
+        block_size: positions per block.
+    """
+
+    trees: StepTrees
+    rows: np.ndarray
+    base: np.ndarray
+    spare: np.ndarray
+    block_size: int
+
+    @cached_property
+    def _side(self) -> np.ndarray:
+        """First nodes of all paths that do not begin at a root."""
+        return np.flatnonzero(self.trees.starts_path & (self.trees.index > 0))
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Last nodes of the same paths."""
+        starts = np.flatnonzero(self.trees.starts_path | (self.trees.index == 0))
+        ends = np.append(starts[1:], len(self.trees.parents)) - 1
+        return ends[np.searchsorted(starts, self._side)]
+
+    @cached_property
+    def _spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of every side path: block index of its root, blocks it needs, and where in `spare` its blocks begin."""
+        request = self.trees.request[self._side]
+        first = self.base[request] // self.block_size
+        count = (self.base[request] + self.trees.depth[self._ends]) // self.block_size - first + 1
+        return first, count, np.cumsum(count) - count
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """[S] request of every sequence: its own rows first, then its side paths."""
+        return np.repeat(np.arange(len(self.rows)), 1 + np.bincount(self.trees.request[self._side], minlength=len(self.rows)))
+
+    @cached_property
+    def is_side(self) -> np.ndarray:
+        """[S] whether a sequence is a side path."""
+        return np.append(False, self.owner[1:] == self.owner[:-1])
+
+    @cached_property
+    def query_lens(self) -> np.ndarray:
+        """[S] rows of every sequence."""
+        own = self._ends - self._side + 1
+        lens = np.empty(len(self.owner), dtype=np.int64)
+        lens[self.is_side] = own
+        taken = np.bincount(self.trees.request[self._side], weights=own, minlength=len(self.rows)).astype(np.int64)
+        lens[~self.is_side] = self.rows - taken
+        return lens
+
+    @cached_property
+    def seq_lens(self) -> np.ndarray:
+        """[S] positions that a sequence's last row sees, itself included."""
+        lens = np.empty(len(self.owner), dtype=np.int64)
+        before_root = self.rows - self.trees.counts
+        lens[~self.is_side] = self.base - before_root + self.query_lens[~self.is_side]
+        lens[self.is_side] = self.base[self.trees.request[self._side]] + self.trees.depth[self._ends] + 1
+        return lens
+
+    def block_table(self, own: np.ndarray) -> np.ndarray:
+        """The requests' block table [R, B] -> the sequences' [S, B]."""
+        table = own[self.owner]
+        first, count, begin = self._spans
+        side_row = np.flatnonzero(self.is_side)
+        for k in range(int(count.max(initial=0))):
+            has = count > k
+            table[side_row[has], first[has] + k] = self.spare[begin[has] + k]
+        return table
+
+    def copies(self, own: np.ndarray) -> list[tuple[int, int]]:
+        """(from, to) of the blocks with committed positions in them, given the requests' block table [R, B]."""
+        first, _, begin = self._spans
+        request = self.trees.request[self._side]
+        partly = self.base[request] % self.block_size > 0
+        return list(zip(own[request[partly], first[partly]].tolist(), self.spare[begin[partly]].tolist()))
+
+    @cached_property
+    def writes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, slots): which of the batch's keys and values the side paths hold beside their own blocks' copies."""
+        nodes = self.trees.ancestors[self._ends]
+        path, level = np.nonzero(nodes >= 0)
+        node = nodes[path, level]
+        request = self.trees.request[node]
+        position = self.base[request] + self.trees.depth[node]
+        first, _, begin = self._spans
+        block = self.spare[begin[path] + position // self.block_size - first[path]]
+        row = (np.cumsum(self.rows) - self.trees.counts)[request] + self.trees.index[node]
+        return row, block * self.block_size + position % self.block_size
+
+    def moves(self, own: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
+        """(from, to) of the blocks to copy back once the walks of [R] ended at the flat nodes `last`."""
+        starts = np.flatnonzero(self.trees.starts_path | (self.trees.index == 0))
+        head = starts[np.searchsorted(starts, last, side="right") - 1]
+        pairs = []
+        first, _, begin = self._spans
+        for request in np.flatnonzero(self.trees.index[head] > 0):
+            path = int(np.searchsorted(self._side, head[request]))
+            reached = (self.base[request] + self.trees.depth[last[request]]) // self.block_size - first[path] + 1
+            for k in range(reached):
+                pairs.append((int(self.spare[begin[path] + k]), int(own[request, first[path] + k])))
+        return pairs

@@ -1,0 +1,107 @@
+"""The trees that one step verifies: every request's rows, chains and plain decodes among them, as one flat list of nodes."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One request's tree as it was proposed, root included.
+
+    Attributes:
+        parents: [n + 1] index of every node's parent, -1 at the root.
+        given: [n + 1] as in StepTrees.
+    """
+
+    parents: np.ndarray
+    given: np.ndarray
+
+    @classmethod
+    def chain(cls, length: int) -> "Draft":
+        """Nothing is known of it but its length."""
+        return cls(np.arange(-1, length), np.full(length + 1, np.nan))
+
+    def cut(self, length: int) -> "Draft":
+        """The first `length` drafted nodes."""
+        return Draft(self.parents[: length + 1], self.given[: length + 1])
+
+
+@dataclass(frozen=True)
+class StepTrees:
+    """R requests in batch order; N nodes, each request's root first (a request without a draft has just that).
+
+    Attributes:
+        counts: [R] nodes of each request.
+        parents: [N] index of the parent within the request's tree, -1 at the root.
+        given: [N] chance the draft gave each token after its parent; NaN where it said none.
+    """
+
+    counts: np.ndarray
+    parents: np.ndarray
+    given: np.ndarray
+
+    @classmethod
+    def of(cls, drafts: "list[Draft]") -> "StepTrees":
+        """Of each request's draft, in batch order."""
+        return cls(
+            np.array([len(draft.parents) for draft in drafts]),
+            np.concatenate([draft.parents for draft in drafts]),
+            np.concatenate([draft.given for draft in drafts]),
+        )
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """[R] where each request's nodes begin."""
+        return np.cumsum(self.counts) - self.counts
+
+    @cached_property
+    def request(self) -> np.ndarray:
+        """[N] whose node it is."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """[N] index within its tree."""
+        return np.arange(len(self.parents)) - self.first[self.request]
+
+    @cached_property
+    def starts_path(self) -> np.ndarray:
+        """[N] whether a path begins here: its parent is not the node before it."""
+        return self.parents != self.index - 1
+
+    @cached_property
+    def branches(self) -> bool:
+        """Whether any request's draft is more than a chain."""
+        return bool(self.starts_path.any())
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """[N], 0 at roots."""
+        return (self.ancestors >= 0).sum(1) - 1
+
+    @cached_property
+    def ancestors(self) -> np.ndarray:
+        """[N, deepest + 1] flat nodes on the way up, the node itself first, padded with -1."""
+        up = np.where(self.parents >= 0, self.first[self.request] + self.parents, -1)
+        levels, at = [np.arange(len(up))], np.arange(len(up))
+        while True:
+            # -1 reads the last node, and is put back.
+            at = np.where(at >= 0, up[at], -1)
+            if not (at >= 0).any():
+                return np.stack(levels, 1)
+            levels.append(at)
+
+    def decided(self, lengths: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the target said about nodes whose parents it accepted: the draft's chances [T], and whether it took them.
+
+        lengths [R] and nodes [R, W] are of tree_accept.
+        """
+        taken = np.zeros(len(self.parents), dtype=bool)
+        taken[self.first] = True
+        request, k = np.nonzero(np.arange(nodes.shape[1]) < lengths[:, None])
+        taken[self.first[request] + nodes[request, k]] = True
+        asked = (self.parents >= 0) & ~np.isnan(self.given)
+        asked[asked] = taken[(self.first[self.request] + self.parents)[asked]]
+        return self.given[asked], taken[asked]
