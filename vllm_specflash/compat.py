@@ -155,6 +155,45 @@ ENGINE_NAMES = (
     ),
     Name("vllm.v1.outputs", "SamplerOutput", attributes=("sampled_token_ids", "logprobs_tensors")),
 )  # fmt: skip
+# Where trees are verified; a release that lacks one of them gets chains.
+TREE_NAMES = (
+    Name(
+        "vllm.v1.worker.gpu_model_runner", "GPUModelRunner._prepare_inputs", ("scheduler_output", "num_scheduled_tokens")
+    ),
+    Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._sample", ("logits", "spec_decode_metadata")),
+    Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._get_positions", ("num_tokens",)),
+    Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.initialize_kv_cache", ("kv_cache_config",)),
+    Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.get_kv_cache_spec"),
+    Name(
+        "vllm.v1.worker.gpu_model_runner", "GPUModelRunner",
+        attributes=("attn_groups", "kv_cache_config", "compilation_config"),
+    ),
+    Name("vllm.v1.worker.gpu_worker", "Worker.determine_available_memory"),
+    Name(
+        "vllm.v1.kv_cache_interface", "KVCacheConfig", attributes=("num_blocks", "kv_cache_tensors", "kv_cache_groups")
+    ),
+    Name("vllm.v1.kv_cache_interface", "KVCacheTensor", attributes=("size",)),
+    Name("vllm.v1.kv_cache_interface", "KVCacheSpec", attributes=("block_size", "page_size_bytes")),
+    Name("vllm.v1.worker.utils", "AttentionGroup", attributes=("metadata_builders",)),
+    Name(
+        "vllm.v1.attention.backend", "CommonAttentionMetadata",
+        attributes=(
+            "query_start_loc", "query_start_loc_cpu", "seq_lens", "num_reqs", "max_query_len", "max_seq_len",
+            "block_table_tensor",
+        ),
+    ),
+    Name("vllm.model_executor.layers.attention", "Attention", attributes=("impl", "kv_cache")),
+)  # fmt: skip
+CPU_TREE_NAMES = (
+    Name(
+        "vllm.v1.attention.backends.cpu_attn", "CPUAttentionBackendImpl.do_kv_cache_update",
+        ("layer", "key", "value", "kv_cache", "slot_mapping"),
+    ),
+    Name(
+        "vllm.v1.attention.backends.cpu_attn", "CPUAttentionMetadataBuilder.build",
+        ("common_prefix_len", "common_attn_metadata"),
+    ),
+)  # fmt: skip
 # Only where the CPU build is: a GPU wheel's module of the same name may not import there.
 CPU_NAMES = (
     Name("vllm.v1.worker.cpu_worker", "CPUWorker.init_device"),

@@ -14,7 +14,9 @@ import pytest
 import vllm_specflash
 from vllm_specflash import compat
 
-LEANED_ON = compat.CONFIG_NAMES + compat.ENGINE_NAMES + compat.CPU_NAMES
+LEANED_ON = (
+    compat.CONFIG_NAMES + compat.ENGINE_NAMES + compat.CPU_NAMES + compat.TREE_NAMES + compat.CPU_TREE_NAMES
+)
 PACKAGE = Path(vllm_specflash.__file__).parent
 
 

@@ -6,8 +6,8 @@ from vllm_specflash.tree.calibration import Calibration
 
 
 def test_untaught_chances_are_the_drafts():
-    chances = np.array([0.0, 0.1, 0.5, 1.0, np.nan], dtype=np.float32)
-    np.testing.assert_allclose(Calibration()(chances), [0, 0.1, 0.5, 1, 0])
+    chances = np.array([0.0, 0.1, 0.5, 1.0], dtype=np.float32)
+    np.testing.assert_allclose(Calibration()(chances), [0, 0.1, 0.5, 1])
 
 
 def test_an_overconfident_draft_is_believed_less():

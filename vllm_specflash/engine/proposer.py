@@ -260,21 +260,24 @@ class SpecFlashProposer:
 
     @property
     def _depth(self) -> int:
-        """Positions ahead: a tree's are those of the checkpoint's rounds, a chain goes on for as long as it may be."""
-        if self.verification is None:
+        """Positions ahead: those of the checkpoint's rounds, unless the user asks for chains of another length."""
+        trained = self.model.config.semi_ar_width * self.model.config.num_rounds
+        if self.verification is None and self.options.num_speculative_tokens is not None:
             return self.num_speculative_tokens
-        return min(self.num_speculative_tokens, self.model.config.semi_ar_width * self.model.config.num_rounds)
+        return min(self.num_speculative_tokens, trained)
 
     def _choose(self, candidates: Candidates, requests: np.ndarray, step: Step, drafts: list[list[int]]) -> None:
         """Of the candidates, the trees that are worth verifying and fit, into drafts."""
         req_ids = [step.req_ids[request] for request in requests]
-        first, following = (self.calibration(table.cpu().numpy()) for table in (candidates.first, candidates.following))
+        first, following = candidates.first.cpu().numpy(), candidates.following.cpu().numpy()
         # Positions beyond a request's room have no chance.
         beyond = np.arange(2, following.shape[1] + 2) > step.room[requests][:, None]
-        following[beyond] = 0
+        if beyond.any():
+            following = np.where(beyond[:, :, None, None], np.float32(0), following)
         chain = np.array([self.verification is None or req_id in self._chains for req_id in req_ids])
-        chains_only(first, following, chain)
-        trees = best_trees(first, following, self.num_speculative_tokens)
+        if chain.any():
+            first, following = chains_only(first, following, chain)
+        trees = best_trees(first, following, self.num_speculative_tokens, self.calibration)
         slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
         chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
         keep = best_lengths(chances, len(drafts), self.step_cost, self._draft_seconds)

@@ -5,6 +5,7 @@ parent and the n best nodes are a tree. Depth by depth: whatever is among the n 
 among the n best of the depths before, so the search keeps n nodes at a time and is exact.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,59 +33,67 @@ class Trees:
     conditional: np.ndarray
 
 
-def best_trees(first: np.ndarray, following: np.ndarray, num_nodes: int) -> Trees:
+def best_trees(
+    first: np.ndarray,
+    following: np.ndarray,
+    num_nodes: int,
+    calibrate: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Trees:
     """Best-first trees.
 
     Args:
         first: [Q, C] chances of the first position's candidates; zeros and NaN are never taken.
         following: [Q, L - 1, C, C] chances of the later positions' after each candidate before.
         num_nodes: n.
+        calibrate: applied to chances as they are looked at.
     """
     requests, width = first.shape
     row = np.arange(requests)[:, None]
-    # n kept nodes and the children of n parents at most: the columns of one depth's search.
-    chance = np.zeros((requests, num_nodes))
-    conditional, parent = np.zeros_like(chance), np.full(chance.shape, -1)
-    depth, candidate = np.zeros(chance.shape, dtype=np.int64), np.zeros(chance.shape, dtype=np.int64)
+    columns = np.arange(num_nodes)
+    # n kept nodes; with a zeroth column for the root, which is everyone's parent at first.
+    chance, conditional = np.zeros((requests, num_nodes)), np.zeros((requests, num_nodes))
+    parent = np.full((requests, num_nodes), -1)
+    depth, candidate = np.zeros_like(parent), np.zeros_like(parent)
+    parents, above, given = np.full((requests, 1), -1), np.ones((requests, 1)), first[:, None, :]
     for level in range(1, following.shape[1] + 2):
-        if level == 1:
-            parents, above = np.full((requests, 1), -1), np.ones((requests, 1))
-            given = first[:, None, :]
-        else:
-            at_level = (depth == level - 1) & (chance > 0)
-            most = int(at_level.sum(1).max())
-            if not most:
-                break
-            # The level's nodes, best first; where a request has fewer, nodes of no chance fill up.
-            parents = np.argsort(~at_level, axis=1, kind="stable")[:, :most]
-            above = np.where(at_level[row, parents], chance[row, parents], 0.0)
-            given = following[row, level - 2, candidate[row, parents]]
+        # In double precision, where a child's chance stays below its parent's.
+        given = (given if calibrate is None else calibrate(given)).astype(np.float64)
         given = np.where(given > 0, np.minimum(given, CERTAIN), 0.0)
-        children = (above[:, :, None] * given).reshape(requests, -1)
-        merged = np.concatenate((chance, children), axis=1)
-        order = np.argsort(-merged, axis=1, kind="stable")[:, :num_nodes]
-        # Where the nodes kept so far have gone, for their children's sake.
-        place = np.full(merged.shape, -1)
-        np.put_along_axis(place, order, np.arange(order.shape[1])[None, :], axis=1)
-        spread = np.repeat(parents, width, axis=1)
-
-        def kept(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-            return np.take_along_axis(np.concatenate((old, new), axis=1), order, axis=1)
-
-        parent = kept(parent, spread)
-        parent = np.where(parent >= 0, place[row, parent], -1)
-        depth = kept(depth, np.full(children.shape, level))
-        candidate = kept(candidate, np.tile(np.arange(width), (requests, parents.shape[1])))
-        conditional = kept(conditional, given.reshape(requests, -1))
-        chance = np.take_along_axis(merged, order, axis=1)
+        pool = np.concatenate((chance, (above[:, :, None] * given).reshape(requests, -1)), axis=1)
+        best = np.argpartition(pool, -num_nodes, axis=1)[:, -num_nodes:]
+        # Among equals the node that was there first, as a stable sort over the whole pool would have it.
+        best.sort(axis=1)
+        order = best[row, np.argsort(-pool[row, best], axis=1, kind="stable")]
+        new, old = order >= num_nodes, np.minimum(order, num_nodes - 1)
+        child = np.maximum(order - num_nodes, 0)
+        came_from = child // width
+        # Where the nodes kept so far have gone, for their children's sake; the last column is the root's.
+        place = np.full((requests, num_nodes + 1), -1)
+        held = np.nonzero(~new)
+        place[held[0], order[held]] = columns[held[1]]
+        parent = place[row, np.where(new, parents[row, came_from], parent[row, old])]
+        chance = pool[row, order]
+        conditional = np.where(new, given.reshape(requests, -1)[row, child], conditional[row, old])
+        candidate = np.where(new, child % width, candidate[row, old])
+        depth = np.where(new, level, depth[row, old])
+        if level > following.shape[1]:
+            break
+        at_level = (depth == level) & (chance > 0)
+        most = int(at_level.sum(1).max())
+        if not most:
+            break
+        # The level's nodes, best first; where a request has fewer, nodes of no chance fill up.
+        parents = np.argsort(~at_level, axis=1, kind="stable")[:, :most]
+        above = np.where(at_level[row, parents], chance[row, parents], 0.0)
+        given = following[row, level - 1, candidate[row, parents]]
     return Trees(parent, depth, candidate, chance, conditional)
 
 
-def chains_only(first: np.ndarray, following: np.ndarray, chain: np.ndarray) -> None:
-    """Leave, in place, nothing but the best continuation everywhere in the tables of requests `chain` [Q] bool."""
-    for table in (first, following):
-        rows = table[chain]
-        best = np.zeros_like(rows)
-        index = rows.argmax(-1)[..., None]
-        np.put_along_axis(best, index, np.take_along_axis(rows, index, -1), -1)
-        table[chain] = best
+def chains_only(first: np.ndarray, following: np.ndarray, chain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tables with nothing left but the best continuation everywhere for the requests in `chain` [Q] bool."""
+
+    def narrowed(table: np.ndarray) -> np.ndarray:
+        best = np.arange(table.shape[-1]) == table.argmax(-1)[..., None]
+        return np.where(best | ~chain.reshape(-1, *[1] * (table.ndim - 1)), table, np.float32(0))
+
+    return narrowed(first), narrowed(following)

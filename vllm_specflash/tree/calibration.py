@@ -15,8 +15,7 @@ class Calibration:
         self._ratio = np.ones(BINS + 1, dtype=np.float32)
 
     def __call__(self, chance: np.ndarray) -> np.ndarray:
-        """Calibrated chances, any shape; NaN has none."""
-        chance = np.nan_to_num(chance)
+        """Calibrated chances, any shape."""
         return np.minimum(chance * self._ratio[(chance * BINS).astype(np.int64)], 1.0)
 
     def observe(self, chance: np.ndarray, accepted: np.ndarray) -> None:
