@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import tiny_llama, tiny_llava
+from tiny_models import tiny_llama, tiny_llava, tiny_qwen2_5_vl
 
 from vllm_specflash.train.answers import Answer
 from vllm_specflash.train.prompts import Prompt
@@ -17,6 +17,11 @@ def llama(tmp_path_factory) -> Target:
 @pytest.fixture(scope="session")
 def llava(tmp_path_factory) -> Target:
     return Target(str(tiny_llava(tmp_path_factory.mktemp("llava"))), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def qwen2_5_vl(tmp_path_factory) -> Target:
+    return Target(str(tiny_qwen2_5_vl(tmp_path_factory.mktemp("qwen2_5_vl"))), torch.float32)
 
 
 @torch.no_grad()

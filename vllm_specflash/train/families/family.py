@@ -73,3 +73,7 @@ class Family(ABC):
     @abstractmethod
     def batch_pixels(self, pixels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Pixel tensors of a batch of conversations as the model's forward takes them."""
+
+    def position_inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """What else the model's forward needs to place the tokens of input_ids [B, L]; nothing for most families."""
+        return {}
