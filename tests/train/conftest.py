@@ -25,7 +25,8 @@ def qwen2_5_vl(tmp_path_factory) -> Target:
 
 
 @torch.no_grad()
-def greedy_answer(target: Target, prompt: Prompt, count: int) -> Answer:
+def _greedy_answer(target: Target, prompt: Prompt, count: int) -> Answer:
+    """What the target says first, `count` tokens of it."""
     encoding = target.family.encode(prompt)
     ids = encoding.input_ids[None]
     pixels = target.family.batch_pixels([encoding.pixels])
@@ -36,6 +37,11 @@ def greedy_answer(target: Target, prompt: Prompt, count: int) -> Answer:
 
 
 @pytest.fixture(scope="session")
+def greedy_answer():
+    return _greedy_answer
+
+
+@pytest.fixture(scope="session")
 def llama_answers(llama) -> list[Answer]:
     prompts = [Prompt(f"p{i}", "chat", [{"role": "user", "content": "tell me about " + "abcdefgh"[i]}]) for i in range(8)]
-    return [greedy_answer(llama, prompt, 20 + i) for i, prompt in enumerate(prompts)]
+    return [_greedy_answer(llama, prompt, 20 + i) for i, prompt in enumerate(prompts)]

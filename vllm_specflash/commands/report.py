@@ -1,11 +1,15 @@
 """Tables that the commands print."""
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from vllm_specflash.train.simulate import Acceptance
+
+if TYPE_CHECKING:
+    from vllm_specflash.train.measure import Measured
 
 
 def print_skipped(skipped: Counter) -> None:
@@ -22,4 +26,15 @@ def print_acceptance(results: dict[str, Acceptance], title: str) -> None:
     for task, result in sorted(results.items()):
         positions = " ".join(f"{share:.2f}" for share in result.per_position)
         table.add_row(task, str(result.steps), f"{result.tau:.3f}", positions)
+    Console().print(table)
+
+
+def print_comparison(simulated: dict[str, Acceptance], served: "Measured") -> None:
+    """Tau simulated and measured, side by side."""
+    table = Table(title=f"{served.identical} of {served.answers} answers served as they were given before")
+    for column in ("task", "simulated tau", "measured tau", "difference"):
+        table.add_column(column)
+    for task, measured in sorted(served.acceptance.items()):
+        tau = simulated[task].tau
+        table.add_row(task, f"{tau:.3f}", f"{measured.tau:.3f}", f"{measured.tau / tau - 1:+.1%}")
     Console().print(table)
