@@ -9,6 +9,8 @@ from rich.table import Table
 from vllm_specflash.train.simulate import Acceptance
 
 if TYPE_CHECKING:
+    from vllm_specflash.draft import SpecFlashConfig
+    from vllm_specflash.train.convert import ConversionReport
     from vllm_specflash.train.measure import Measured
 
 
@@ -38,3 +40,18 @@ def print_comparison(simulated: dict[str, Acceptance], served: "Measured") -> No
         tau = simulated[task].tau
         table.add_row(task, f"{tau:.3f}", f"{measured.tau:.3f}", f"{measured.tau / tau - 1:+.1%}")
     Console().print(table)
+
+
+def print_conversion(config: "SpecFlashConfig", report: "ConversionReport") -> None:
+    """Every tensor of the converted draft with those it was made of, what was not kept, and what to know."""
+    table = Table(title=f"K = {config.semi_ar_width}, M = {config.num_latents}, for {config.target_name}")
+    for column in ("theirs", "ours"):
+        table.add_column(column, overflow="fold")
+    for one in report.mapped:
+        table.add_row("\n".join(one.theirs).replace("[", r"\["), one.ours.replace("[", r"\["))
+    console = Console()
+    console.print(table)
+    for name in report.dropped:
+        console.print(f"not kept: {name}", markup=False, highlight=False, soft_wrap=True)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
