@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.progress import track
@@ -67,18 +67,32 @@ def load_answers(folders: list[AnswerFolder], target: Target, max_length: int, s
 
 
 class AnswerSet(torch.utils.data.Dataset):
-    """Samples by index; None stands for one that could not be read, with its reason counted once in `skipped`."""
+    """Samples by index; None stands for one that could not be read, with its reason counted once in `skipped`.
 
-    def __init__(self, answers: list[Answer], target: Target, max_length: int, skipped: Counter, cache: FeatureCache | None):
+    Without `compress` samples have no spans: visual positions are laid out like text.
+    """
+
+    def __init__(
+        self,
+        answers: list[Answer],
+        target: Target,
+        max_length: int,
+        skipped: Counter,
+        cache: FeatureCache | None,
+        compress: bool = True,
+    ):
         self.answers, self.target, self.max_length = answers, target, max_length
-        self.skipped, self.cache = skipped, cache
+        self.skipped, self.cache, self.compress = skipped, cache, compress
         self._unusable: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.answers)
 
     def __getitem__(self, index: int) -> Sample | None:
-        answer = self.answers[index]
+        sample = self._sample(self.answers[index])
+        return sample if sample is None or self.compress else replace(sample, spans=[])
+
+    def _sample(self, answer: Answer) -> Sample | None:
         if self.cache is not None and answer.prompt.id in self.cache:
             return self.cache.samples[answer.prompt.id]
         try:
@@ -101,7 +115,7 @@ class AnswerSet(torch.utils.data.Dataset):
         todo = [i for i, answer in enumerate(self.answers) if answer.prompt.id not in self.cache]
         todo.sort(key=lambda i: len(self.answers[i].token_ids))
         for start in track(range(0, len(todo), batch_size), description="features of the target"):
-            samples = [self[i] for i in todo[start : start + batch_size]]
+            samples = [self._sample(self.answers[i]) for i in todo[start : start + batch_size]]
             samples = [sample for sample in samples if sample is not None]
             if samples:
                 self.cache.append(samples, self.target.hidden_states(samples))

@@ -16,7 +16,7 @@ from vllm_specflash.train.answers import Answer, AnswerFolder
 from vllm_specflash.train.capture import EXTENSION, read_captured
 from vllm_specflash.train.families import Family, family_of, takes_images
 from vllm_specflash.train.features import FeatureCache
-from vllm_specflash.train.images import read_image
+from vllm_specflash.train.images import read_image, video_url
 from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.skipped import Unusable, skip
 from vllm_specflash.train.target import Sample, target_config, target_name
@@ -32,21 +32,27 @@ class GenerationOptions:
     batch: int = field(default=128, metadata={"help": "Prompts per shard; what an interruption can lose."})
     max_model_len: int = field(default=2048, metadata={"help": "Longest prompt and answer together, in tokens."})
     max_images: int = field(default=8, metadata={"help": "Most images in one prompt."})
+    max_videos: int = field(default=1, metadata={"help": "Most videos in one prompt."})
 
     def temperature_of(self, prompt: Prompt) -> float:
         """Decided by the prompt's id alone, so that a resumed run takes the same decisions."""
         return self.temperature if zlib.crc32(prompt.id.encode()) % 1000 < 1000 * self.sampled_share else 0.0
 
 
-def _with_images(prompt: Prompt) -> list[dict]:
-    """Messages in vLLM's chat format, images loaded. Raises Unusable for an image that cannot be read."""
-
-    def part(part: dict) -> dict:
-        return part if part["type"] == "text" else {"type": "image_pil", "image_pil": read_image(part["path"])}
-
+def _with_media(prompt: Prompt) -> list[dict]:
+    """Messages in vLLM's chat format, files read. Raises Unusable for one that cannot be read."""
     return [
-        m if isinstance(m["content"], str) else {**m, "content": [part(p) for p in m["content"]]} for m in prompt.messages
+        m if isinstance(m["content"], str) else {**m, "content": [_with_medium(part) for part in m["content"]]}
+        for m in prompt.messages
     ]
+
+
+def _with_medium(part: dict) -> dict:
+    if part["type"] == "image":
+        return {"type": "image_pil", "image_pil": read_image(part["path"])}
+    if part["type"] == "video":
+        return {"type": "video_url", "video_url": {"url": video_url(part["path"])}}
+    return part
 
 
 def _batches(prompts: Iterator[Prompt], size: int) -> Iterator[list[Prompt]]:
@@ -63,7 +69,7 @@ def _sample(answer: Answer, prompt_ids: list[int], hidden: Tensor, family: Famil
     if len(hidden) != len(ids) - 1:
         raise ValueError("its hidden states are not complete")
     prompt = answer.prompt
-    spans = family.spans(ids[: len(prompt_ids)], len(prompt.image_paths))
+    spans = family.spans(ids[: len(prompt_ids)], len(prompt.image_paths) + len(prompt.video_paths))
     sample = Sample(prompt.id, prompt.task, ids, len(prompt_ids), spans, {}, answer.temperature == 0)
     return sample, torch.cat((hidden, hidden.new_zeros(1, hidden.shape[1])))
 
@@ -90,7 +96,7 @@ def _unanswered(prompts: Iterable[Prompt], done: set[str], config, skipped: Coun
     for prompt in prompts:
         if prompt.id in seen:
             skip(skipped, prompt.id, Unusable("another prompt has the same id"))
-        elif prompt.image_paths and not images:
+        elif prompt.sees and not images:
             skip(skipped, prompt.id, Unusable("the prompt has an image and the target is text-only"))
         elif prompt.id not in done:
             todo.append(prompt)
@@ -101,7 +107,7 @@ def _unanswered(prompts: Iterable[Prompt], done: set[str], config, skipped: Coun
 def _without_unnamed_images(prompts: list[Prompt], image_token: str | None, skipped: Counter) -> Iterator[Prompt]:
     """Without prompts that write the target's own image token where no image is: it would read noise there."""
     for prompt in prompts:
-        if image_token and image_token in prompt.text and not prompt.image_paths:
+        if image_token and image_token in prompt.text and not prompt.sees:
             skip(skipped, prompt.id, Unusable("the text names an image and the prompt has none", image_token))
         else:
             yield prompt
@@ -140,7 +146,7 @@ def _ask(llm, chats: list[tuple[Prompt, list[dict]]], options: GenerationOptions
 def _readable(batch: list[Prompt], skipped: Counter) -> Iterator[tuple[Prompt, list[dict]]]:
     for prompt in batch:
         try:
-            yield prompt, _with_images(prompt)
+            yield prompt, _with_media(prompt)
         except Unusable as error:
             skip(skipped, prompt.id, error)
 
@@ -168,7 +174,9 @@ def generate_answers(
     if not todo:
         return
     family = None if features is None else family_of(config, target)
-    images = any(prompt.image_paths for prompt in todo)
+    limits = {"image": options.max_images} if any(prompt.image_paths for prompt in todo) else {}
+    if any(prompt.video_paths for prompt in todo):
+        limits["video"] = options.max_videos
     llm = LLM(
         target,
         dtype="bfloat16",
@@ -176,7 +184,7 @@ def generate_answers(
         max_num_seqs=options.batch,
         # A batch engine runs wide: the compiler's start-up costs more than it gives back.
         enforce_eager=True,
-        limit_mm_per_prompt={"image": options.max_images} if images else None,
+        limit_mm_per_prompt=limits or None,
         **({} if features is None else {"enable_prefix_caching": False, "worker_extension_cls": EXTENSION}),
     )
     if features is not None:

@@ -14,8 +14,8 @@ from vllm_specflash.train.skipped import Unusable, skip
 class Prompt:
     """One conversation that ends with a user's turn.
 
-    `messages` are in transformers' chat format: content is a string, or a list of parts `{"type": "text", "text"}`
-    and `{"type": "image", "path"}` with an absolute path, in the order of the prompt.
+    `messages` are in transformers' chat format: content is a string, or a list of parts `{"type": "text", "text"}`,
+    `{"type": "image", "path"}` and `{"type": "video", "path"}` with an absolute path, in the order of the prompt.
     """
 
     id: str
@@ -33,6 +33,15 @@ class Prompt:
         return [Path(part["path"]) for part in self.parts if part["type"] == "image"]
 
     @property
+    def video_paths(self) -> list[Path]:
+        return [Path(part["path"]) for part in self.parts if part["type"] == "video"]
+
+    @property
+    def sees(self) -> bool:
+        """Whether it has an image or a video."""
+        return bool(self.image_paths or self.video_paths)
+
+    @property
     def text(self) -> str:
         return "\n".join(part["text"] for part in self.parts if part["type"] == "text")
 
@@ -41,14 +50,16 @@ def _part(part: dict, folder: Path) -> dict:
     """One part of an OpenAI or transformers message in the form that `Prompt` documents."""
     if part["type"] == "text":
         return {"type": "text", "text": part["text"]}
-    if part["type"] in ("image", "image_url"):
-        place = part["path"] if "path" in part else part["image_url"]["url"]
+    kind = part["type"].removesuffix("_url")
+    if kind in ("image", "video"):
+        place = part["path"] if "path" in part else part[f"{kind}_url"]["url"]
+        article = "an" if kind == "image" else "a"
         if place.startswith(("http://", "https://", "data:")):
-            raise Unusable("an image is not a file", f"{place[:60]}; download it and name the file")
+            raise Unusable(f"{article} {kind} is not a file", f"{place[:60]}; download it and name the file")
         path = folder / place.removeprefix("file://")
         if not path.is_file():
-            raise Unusable("an image that the prompt names is missing", str(path))
-        return {"type": "image", "path": str(path.resolve())}
+            raise Unusable(f"{article} {kind} that the prompt names is missing", str(path))
+        return {"type": kind, "path": str(path.resolve())}
     raise Unusable(f"parts of type {part['type']!r} are not supported")
 
 

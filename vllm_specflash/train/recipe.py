@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -51,12 +52,19 @@ class RecipeOptions:
 
 
 def train_draft(
-    target_path: str, data: list[Path], out: Path, shape: DraftOptions, loss: LossOptions, recipe: RecipeOptions
+    target_path: str,
+    data: list[Path],
+    out: Path,
+    shape: DraftOptions,
+    loss: LossOptions,
+    recipe: RecipeOptions,
+    compress: bool = True,
 ) -> tuple[dict[str, Acceptance], Counter]:
     """Train, save to `out`, and return the simulated acceptance per task and the skipped answers by reason.
 
     Started again with the same arguments after an interruption, it continues from the last complete checkpoint, with the
-    same batches and the same randomness: the losses are those of an uninterrupted run.
+    same batches and the same randomness: the losses are those of an uninterrupted run. Without `compress` the draft sees
+    every visual position as text, which no engine serves: it is there to be compared with.
 
     Raises:
         SpecFlashError: settings that contradict each other, nothing to train on, or a folder with another training in it.
@@ -66,6 +74,8 @@ def train_draft(
             "--start-vocab-size reduces the vocabulary of the draft that --start-from names: give both, or set a new "
             "draft's vocabulary with --draft-vocab-size."
         )
+    if recipe.tensorboard and find_spec("tensorboard") is None:
+        raise SpecFlashError("--tensorboard needs the package of that name: pip install tensorboard, or leave it out.")
     keep_freed_memory()
     torch.manual_seed(recipe.seed)
     skipped: Counter = Counter()
@@ -113,7 +123,7 @@ def train_draft(
         cache = None
         if recipe.features is not None:
             cache = FeatureCache(recipe.features, target.text_config.hidden_size, target.name)
-        sets = [AnswerSet(part, target, recipe.max_length, skipped, cache) for part in (training, held_out)]
+        sets = [AnswerSet(part, target, recipe.max_length, skipped, cache, compress) for part in (training, held_out)]
         if cache is not None:
             for answer_set in sets:
                 answer_set.fill_cache(recipe.batch_size)

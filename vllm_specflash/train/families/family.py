@@ -68,7 +68,10 @@ class Family(ABC):
 
     @abstractmethod
     def spans(self, input_ids: Tensor, num_images: int) -> list[tuple[int, int]]:
-        """Spans of a sequence whose placeholders are expanded already. Raises ValueError when the images don't fit."""
+        """Spans of a sequence whose placeholders are expanded already, for that many images and videos.
+
+        Raises ValueError when they don't fit.
+        """
 
     @abstractmethod
     def batch_pixels(self, pixels: list[dict[str, Tensor]]) -> dict[str, Tensor]:

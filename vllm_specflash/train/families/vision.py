@@ -38,6 +38,9 @@ class VisionFamily(Family):
         """Visual tokens of each image, in the prompt's order, from the processor's output."""
 
     def encode(self, prompt: Prompt) -> Encoding:
+        if prompt.video_paths:
+            # Which frames of it the target saw, only the engine knows that chose them.
+            raise Unusable("the prompt has a video, whose features only `specflash data --features` keeps")
         text = self.processor.apply_chat_template(self.chat_format(prompt), add_generation_prompt=True, tokenize=False)
         images = [read_image(path) for path in prompt.image_paths]
         features = dict(self.processor(text=[text], images=images or None, return_tensors="pt"))
