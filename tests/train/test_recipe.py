@@ -64,6 +64,12 @@ def test_training_lowers_the_loss_and_learns_the_language(tmp_path, llama, data)
     assert results["chat"].tau > 1.3
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_runs_on_a_gpu(tmp_path, llama, data):
+    results, _ = train_draft(llama.path, [data], tmp_path / "draft", SHAPE, LossOptions(), replace(RECIPE, bf16=True))
+    assert results["chat"].steps > 0
+
+
 def test_tensorboard_gets_the_losses_and_the_held_out_tau(tmp_path, llama, data):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -11,12 +11,12 @@ from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.report import print_acceptance, print_comparison, print_skipped
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.demo.cache import cache_root
-from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.answers import Answer, AnswerFolder
 from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
 from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.provenance import write_provenance
+from vllm_specflash.train.shape import read_draft
 from vllm_specflash.train.simulate import Acceptance
 from vllm_specflash.train.target import Target
 
@@ -41,7 +41,7 @@ def run(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with one_sentence_errors():
         model = Target(target).to(device)
-        network = SpecFlashDraft.from_pretrained(draft, dtype=torch.float32).to(device)
+        network = read_draft(draft, model).to(device)
         answers = _greedy_held_out(model, data, held_out_share, max_length, skipped)[:limit]
     config = network.config
     if chain_length is not None and rounds is None:

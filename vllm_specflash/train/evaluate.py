@@ -25,8 +25,8 @@ def evaluate_draft(
             continue
         features = answers.features([sample], config.num_latents, config.semi_ar_width).to(draft.device)
         chains = greedy_chains(draft, features.batch, features.hidden.to(dtype), embedding, lm_head, rounds)
-        answer = sample.input_ids[sample.answer_start :].to(chains.device)
-        acceptance = walk(chains[:, :chain_length], answer)
+        # Walking is one comparison after another: not a GPU's work.
+        acceptance = walk(chains[:, :chain_length].cpu(), sample.input_ids[sample.answer_start :].cpu())
         results[sample.task] = results[sample.task] + acceptance if sample.task in results else acceptance
     draft.train(training)
     return results

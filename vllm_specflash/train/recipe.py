@@ -9,7 +9,6 @@ import torch
 from transformers import TrainingArguments
 
 from vllm_specflash.config import SpecFlashError
-from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.checkpoints import PROVENANCE, CheckpointProvenance, drop_torn_checkpoints, last_checkpoint
@@ -18,7 +17,7 @@ from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.provenance import write_provenance
-from vllm_specflash.train.shape import DraftOptions, new_draft, with_vocabulary
+from vllm_specflash.train.shape import DraftOptions, new_draft, read_draft, with_vocabulary
 from vllm_specflash.train.simulate import Acceptance
 from vllm_specflash.train.target import Target
 from vllm_specflash.train.trainer import SpecFlashTrainer, StopFile, TeacherForcing
@@ -128,7 +127,7 @@ def train_draft(
             for answer_set in sets:
                 answer_set.fill_cache(recipe.batch_size)
     if recipe.start_from is not None:
-        draft, coverage = SpecFlashDraft.from_pretrained(recipe.start_from, dtype=torch.float32), None
+        draft, coverage = read_draft(recipe.start_from, target), None
         if recipe.start_vocab_size:
             d2t, coverage = choose_vocabulary((answer.token_ids for answer in training), recipe.start_vocab_size)
             draft = with_vocabulary(draft, d2t)

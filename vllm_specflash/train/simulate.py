@@ -78,7 +78,7 @@ def greedy_chains(
         return dense_causal_attention(q, k, v)
 
     u = compressed_inputs(draft, batch, hidden, embedding)
-    x = draft.layer(u, torch.arange(u.shape[1])[None], attend)[0, batch.answer_rows]
+    x = draft.layer(u, torch.arange(u.shape[1], device=u.device)[None], attend)[0, batch.answer_rows]
     rows, chain, chain_k, chain_v = batch.answer_rows, [], [], []
     while True:
         states = draft.predict(x)
@@ -93,7 +93,7 @@ def greedy_chains(
             own_k, own_v = torch.cat(chain_k, dim=1), torch.cat(chain_v, dim=1)
             return _continue_attention(sequence["k"], sequence["v"], batch.answer_rows, own_k, own_v, q)
 
-        positions = rows[:, None] + torch.arange(1, tokens.shape[1] + 1)
+        positions = rows[:, None] + torch.arange(1, tokens.shape[1] + 1, device=rows.device)
         x = draft.layer(draft.fuse(embedding[tokens].to(states.dtype), states), positions, attend_chain)[:, -1]
         rows = positions[:, -1]
 
