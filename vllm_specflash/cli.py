@@ -8,7 +8,8 @@ from typer.core import TyperGroup
 COMMANDS = {
     "data": "Answers of a target to prompts, generated with vLLM.",
     "train": "A draft for a target, from its answers.",
-    "eval": "Simulated acceptance of a draft, per task and position.",
+    "eval": "Acceptance of a draft per task and position, simulated and measured by serving.",
+    "ablate": "One table of what each choice in a draft is worth.",
     "convert": "A checkpoint in the authors' layout, as one of ours.",
     "bench": "Speed against plain vLLM and its own methods, on the same prompts in the same run.",
     "identity": "Whether greedy answers are those of plain vLLM, in float32.",

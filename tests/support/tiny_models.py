@@ -19,6 +19,8 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
@@ -105,6 +107,18 @@ def tiny_llama(folder: Path, vocab_size: int | None = None, gain: float = 1.0, s
     _speak_bigrams(model, vocab_size, CONTEXT)
     with torch.no_grad():
         model.lm_head.weight.mul_(gain)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_qwen3(folder: Path, seed: int = 0) -> Path:
+    """A text-only Qwen3 of 2 layers, with its norms of queries and keys."""
+    torch.manual_seed(seed)
+    tokenizer = character_tokenizer()
+    config = Qwen3Config(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **TEXT)
+    model = Qwen3ForCausalLM(config)
+    _speak_bigrams(model, len(tokenizer), CONTEXT)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

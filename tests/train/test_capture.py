@@ -5,23 +5,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.features import FeatureCache
+from vllm_specflash.train.loss import LossOptions
+from vllm_specflash.train.recipe import RecipeOptions, train_draft
+from vllm_specflash.train.shape import DraftOptions
+from vllm_specflash.train.skipped import Unusable
 
 
-def test_captured_states_are_those_of_a_teacher_forced_pass(llava, tmp_path):
+@pytest.mark.parametrize("target", ["llava", "qwen2_5_vl"])
+def test_captured_states_are_those_of_a_teacher_forced_pass(target, tmp_path, request):
+    target = request.getfixturevalue(target)
     records = []
     for i, colours in enumerate((["red"], ["blue", "green"], [])):
         for j, colour in enumerate(colours):
-            Image.new("RGB", (16, 16), colour).save(tmp_path / f"{i}{j}.png")
+            Image.new("RGB", (48, 32), colour).save(tmp_path / f"{i}{j}.png")
         images = [f"{i}{j}.png" for j in range(len(colours))]
         records.append({"id": f"p{i}", "task": "scenes", "prompt": "abc" * (i + 1), "images": images})
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     command = [
-        Path(sys.executable).with_name("specflash"), "data", "--prompts", tmp_path / "p.jsonl", "--target", llava.path,
+        Path(sys.executable).with_name("specflash"), "data", "--prompts", tmp_path / "p.jsonl", "--target", target.path,
         "--out", tmp_path / "answers", "--features", tmp_path / "features",
         "--max-tokens", "12", "--max-model-len", "128", "--batch", "2", "--sampled-share", "0",
     ]  # fmt: skip
@@ -29,13 +37,55 @@ def test_captured_states_are_those_of_a_teacher_forced_pass(llava, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
 
     answers = list(AnswerFolder(tmp_path / "answers"))
-    cache = FeatureCache(tmp_path / "features", llava.text_config.hidden_size, llava.name)
+    cache = FeatureCache(tmp_path / "features", target.text_config.hidden_size, target.name)
     assert [answer.prompt.id for answer in answers] == ["p0", "p1", "p2"]
     for answer in answers:
-        wanted, kept = llava.sample(answer, 128), cache.samples[answer.prompt.id]
+        wanted, kept = target.sample(answer, 128), cache.samples[answer.prompt.id]
         assert torch.equal(kept.input_ids, wanted.input_ids)
         assert (kept.answer_start, [tuple(span) for span in kept.spans]) == (wanted.answer_start, wanted.spans)
         # vLLM never runs the last token. It computed in bfloat16, the reference in float32.
-        states = llava.hidden_states([wanted])[0][: len(wanted)].float()[:-1]
+        states = target.hidden_states([wanted])[0][: len(wanted)].float()[:-1]
         error = (cache.hidden(answer.prompt.id).float()[:-1] - states).norm(dim=-1) / states.norm(dim=-1)
         assert error.max() < 0.05
+
+
+def _clip(path: Path) -> None:
+    """Eight frames of 32x32 pixels."""
+    import cv2
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 4.0, (32, 32))
+    for brightness in range(8):
+        writer.write(np.full((32, 32, 3), 20 * brightness, dtype=np.uint8))
+    writer.release()
+
+
+def test_a_video_is_answered_and_trained_on_from_what_the_engine_kept(qwen2_5_vl, tmp_path):
+    _clip(tmp_path / "clip.avi")
+    (tmp_path / "torn.avi").write_bytes((tmp_path / "clip.avi").read_bytes()[:100])
+    records = [
+        {"id": f"v{i}", "messages": [{"role": "user", "content": [
+            {"type": "video_url", "video_url": {"url": name}}, {"type": "text", "text": "abc" * (i + 1)}]}]}
+        for i, name in enumerate(["clip.avi"] * 6 + ["torn.avi", "gone.avi"])
+    ]  # fmt: skip
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    command = [
+        Path(sys.executable).with_name("specflash"), "data", "--prompts", tmp_path / "p.jsonl", "--target", qwen2_5_vl.path,
+        "--out", tmp_path / "answers", "--features", tmp_path / "features",
+        "--max-tokens", "12", "--max-model-len", "256", "--batch", "8", "--sampled-share", "0",
+    ]  # fmt: skip
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    skipped = json.loads((tmp_path / "answers" / "provenance.json").read_text())["skipped"]
+    assert skipped == {"a video that the prompt names is missing": 1, "vLLM refuses the prompt": 1}
+    answers = list(AnswerFolder(tmp_path / "answers"))
+    assert [answer.prompt.id for answer in answers] == [f"v{i}" for i in range(6)]
+    cache = FeatureCache(tmp_path / "features", qwen2_5_vl.text_config.hidden_size, qwen2_5_vl.name)
+    ((start, length),) = cache.samples["v0"].spans
+    assert (cache.samples["v0"].input_ids[start : start + length] == qwen2_5_vl.config.video_token_id).all() and length >= 4
+    recipe = RecipeOptions(max_steps=1, batch_size=4, held_out_share=0.3, bf16=False, features=tmp_path / "features")
+    shape = DraftOptions(semi_ar_width=2, num_latents=2, head_expansion=1, draft_vocab_size=0)
+    _, unusable = train_draft(qwen2_5_vl.path, [tmp_path / "answers"], tmp_path / "draft", shape, LossOptions(), recipe)
+    assert not unusable
+    # Without them there is nothing to say which frames the target saw.
+    with pytest.raises(Unusable, match="specflash data --features"):
+        qwen2_5_vl.sample(answers[0], 256)

@@ -1,10 +1,16 @@
 """The authors' layout, from synthetic files of it: the converted draft computes what theirs does."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
+from vllm_specflash.cli import app
+from vllm_specflash.config import SpecFlashError
+from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.attention import dense_causal_attention, rotate
 from vllm_specflash.train.convert import convert_authors_checkpoint
 
@@ -48,23 +54,78 @@ def _their_forward(weights: dict[str, Tensor], u: Tensor) -> Tensor:
 @pytest.mark.parametrize("kv_heads", [2, 4, 8])
 def test_converted_draft_computes_the_same(tmp_path, theirs, kv_heads):
     save_file(theirs, tmp_path / "model.safetensors")
-    draft, report = convert_authors_checkpoint(tmp_path, HEADS, kv_heads, "llava", 50)
+    draft, report = _convert(tmp_path, kv_heads)
     assert (draft.config.num_key_value_heads, draft.config.num_attention_heads) == (kv_heads, HEADS * GROUPS)
     assert (draft.config.semi_ar_width, draft.config.num_latents, draft.config.variant) == (WIDTH, 6, "plain")
     u = torch.randn(1, 7, SIZE)
     ours = draft.predict(draft.layer(u, torch.arange(7)[None], dense_causal_attention))[0]
     torch.testing.assert_close(ours, _their_forward(theirs, u[0]), atol=1e-3, rtol=1e-3)
-    assert report.dropped == ["embed_tokens.weight"]
+    assert report.dropped == ["embed_tokens.weight [50, 32]"]
+
+
+def _convert(source, kv_heads: int, heads: int = HEADS, size: int = SIZE):
+    return convert_authors_checkpoint(source, heads, kv_heads, HEAD_DIM, "llava", size, 50)
+
+
+def test_the_report_names_every_tensor_of_both_sides(tmp_path, theirs):
+    save_file({**theirs, "fc2.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    draft, report = _convert(tmp_path, GROUPS)
+    assert {one.ours for one in report.mapped} == {f"{n} {list(t.shape)}" for n, t in draft.state_dict().items()}
+    named = [name.split(" ")[0] for one in report.mapped for name in one.theirs]
+    assert sorted(named) == sorted(set(theirs) - {"embed_tokens.weight"})
+    assert report.dropped == ["embed_tokens.weight [50, 32]", "fc2.weight [2]"]
+    assert any("16 query and 2 KV heads" in note for note in report.notes)
+
+
+def test_the_command_writes_a_draft_that_loads_and_says_what_was_mapped(tmp_path, llama):
+    """The layout at a real target's sizes, 64 latents as published."""
+    size, heads, head_dim = 128, 4, 32
+    torch.manual_seed(0)
+    weights = {"fc.weight": torch.randn(size, 2 * size), "fc.bias": torch.randn(size), "A": torch.randn(64, size)}
+    for name in "qkvo":
+        weights[f"module.layers.{name}_proj.weight"] = torch.randn(size if name in "qo" else 2 * head_dim, size)
+        weights[f"module.layers.{name}_proj.bias"] = torch.randn(size if name in "qo" else 2 * head_dim)
+    for layer, (rows, columns) in {0: (4 * size, size), 2: (5 * size, 4 * size)}.items():
+        weights[f"layers.ar_proj.{layer}.weight"] = torch.randn(rows, columns)
+        weights[f"layers.ar_proj.{layer}.bias"] = torch.randn(rows)
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    command = ["convert", "--source", str(tmp_path), "--target", llama.path, "--out", str(tmp_path / "out")]
+    run = CliRunner().invoke(app, [*command, "--num-attention-heads", str(heads)])
+    assert run.exit_code == 0, run.output
+    assert "A [64, 128]" in run.output and "compressor.queries [64, 128]" in run.output and "K = 5, M = 64" in run.output
+    draft = SpecFlashDraft.from_pretrained(tmp_path / "out")
+    assert (draft.config.num_latents, draft.config.semi_ar_width, draft.config.variant) == (64, 5, "plain")
+    assert torch.equal(draft.fc.bias.float(), weights["fc.bias"].bfloat16().float())
+    facts = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert facts["mapped"][0] == {"ours": "compressor.queries [64, 128]", "theirs": ["A [64, 128]"]}
 
 
 def test_a_missing_tensor_is_named(tmp_path, theirs):
     del theirs["A"]
     torch.save(theirs, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="not the authors' plain layout: A missing"):
-        convert_authors_checkpoint(tmp_path, HEADS, 2, "llava", 50)
+    with pytest.raises(ValueError, match=r"not the authors' plain layout \(A missing\)"):
+        _convert(tmp_path, 2)
 
 
 def test_head_counts_that_cannot_be_laid_out_are_refused(tmp_path, theirs):
     save_file(theirs, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="8 query and 2 KV heads cannot be laid out over the target's 3 KV heads"):
-        convert_authors_checkpoint(tmp_path, HEADS, 3, "llava", 50)
+        _convert(tmp_path, 3)
+
+
+def test_a_source_of_another_target_is_refused(tmp_path, theirs):
+    save_file(theirs, tmp_path / "model.safetensors")
+    with pytest.raises(SpecFlashError, match="trained for hidden size 32, and llava has 64: name the target"):
+        _convert(tmp_path, 2, size=64)
+    with pytest.raises(SpecFlashError, match="32 query rows are not 4 heads of the target's 4: give .*--num-attention-heads"):
+        _convert(tmp_path, 2, heads=4)
+
+
+def test_what_cannot_be_read_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(SpecFlashError, match="There is no .*nowhere: name a file or folder"):
+        _convert(tmp_path / "nowhere", 2)
+    with pytest.raises(SpecFlashError, match="no weights .* in .*: name the folder"):
+        _convert(tmp_path, 2)
+    (tmp_path / "model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(SpecFlashError, match="model.safetensors could not be read .*: copy it here again"):
+        _convert(tmp_path, 2)

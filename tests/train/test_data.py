@@ -33,7 +33,7 @@ def test_both_prompt_forms_are_read_and_bad_lines_counted(tmp_path):
     assert (first.id, first.task, first.image_paths) == ("one", "scenes", [tmp_path / "a.png"])
     assert second.id == "p-000001" and second.messages[0]["content"][1] == {"type": "text", "text": "And this?"}
     assert sum(skipped.values()) == 4
-    assert skipped[f"there is no image {tmp_path / 'b.png'}"] == 1 and skipped["no field 'prompt'"] == 1
+    assert skipped["an image that the prompt names is missing"] == 1 and skipped["no field 'prompt'"] == 1
 
 
 def test_shards_come_back_and_number_on(tmp_path):

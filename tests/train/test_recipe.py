@@ -64,6 +64,23 @@ def test_training_lowers_the_loss_and_learns_the_language(tmp_path, llama, data)
     assert results["chat"].tau > 1.3
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_runs_on_a_gpu(tmp_path, llama, data):
+    results, _ = train_draft(llama.path, [data], tmp_path / "draft", SHAPE, LossOptions(), replace(RECIPE, bf16=True))
+    assert results["chat"].steps > 0
+
+
+def test_tensorboard_gets_the_losses_and_the_held_out_tau(tmp_path, llama, data):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = replace(RECIPE, epochs=2, log_every=2, tensorboard=True)
+    train_draft(llama.path, [data], tmp_path / "draft", SHAPE, LossOptions(), recipe)
+    (folder,) = {path.parent for path in (tmp_path / "draft" / "checkpoints" / "runs").rglob("events.*")}
+    events = EventAccumulator(str(folder)).Reload()
+    assert {"train/loss", "train/cross_entropy_1", "eval/tau", "eval/tau_chat"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4]
+
+
 def test_feature_cache_survives_an_interruption_between_its_two_files(tmp_path, llama, llama_answers):
     cache = FeatureCache(tmp_path, 128, "llama")
     samples = [llama.sample(answer, 512) for answer in llama_answers[:3]]

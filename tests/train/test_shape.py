@@ -1,9 +1,14 @@
-"""A draft over another vocabulary predicts the same for the tokens that both can propose."""
+"""A draft over another vocabulary predicts the same for the tokens that both can propose; drafts are read or refused."""
 
+from pathlib import Path
+
+import pytest
 import torch
+from tiny_models import draft_for
 
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
-from vllm_specflash.train.shape import with_vocabulary
+from vllm_specflash.train.shape import read_draft, with_vocabulary
 
 
 def test_a_smaller_vocabulary_keeps_the_rest_of_the_draft():
@@ -27,3 +32,16 @@ def test_a_smaller_vocabulary_keeps_the_rest_of_the_draft():
     before = draft.transition(torch.tensor([6]))[0, [5, 6, 22, 39]]
     torch.testing.assert_close(smaller.transition(torch.tensor([2]))[0], torch.cat((torch.zeros(1), before)))
     assert not smaller.transition(torch.tensor([0])).any()
+
+
+def test_a_draft_of_another_target_or_none_is_refused_in_one_sentence(llama, tmp_path):
+    fitting = draft_for(Path(llama.path), tmp_path / "fitting")
+    assert read_draft(fitting, llama).dtype == torch.float32
+    other = draft_for(Path(llama.path), tmp_path / "other", target_vocab_size=50)
+    with pytest.raises(SpecFlashError, match="hidden size 128 and 50 tokens, and .* has 128 and [0-9]+: name a draft of"):
+        read_draft(other, llama)
+    with pytest.raises(SpecFlashError, match="no draft at '.*nowhere' that can be read .*: name a folder"):
+        read_draft(tmp_path / "nowhere", llama)
+    (fitting / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(SpecFlashError, match="no draft at .* that can be read"):
+        read_draft(fitting, llama)

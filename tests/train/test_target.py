@@ -41,3 +41,21 @@ def test_images_become_spans_and_change_the_features(llava, tmp_path):
     batch = collate([red, both], 4, 3)
     # L' = L - sum(N_i - M_i), less one since the last position has no next token.
     assert batch.draft_length == len(both) - 2 * (16 - 4) - 1
+
+
+def test_qwen2_5_vl_features_have_its_image_positions(qwen2_5_vl, tmp_path):
+    """They are those of a forward over all that the processor gives, which a forward without M-RoPE's inputs is not."""
+    Image.effect_noise((96, 32), 60).convert("RGB").save(tmp_path / "a.png")
+    parts = [{"type": "image", "path": str(tmp_path / "a.png")}, {"type": "text", "text": "what is it"}]
+    prompt = Prompt("p", "scenes", [{"role": "user", "content": parts}])
+    sample = qwen2_5_vl.sample(Answer(prompt, [20, 21, 22], "", 0.0), 512)
+    family = qwen2_5_vl.family
+    text = family.processor.apply_chat_template(family.chat_format(prompt), add_generation_prompt=True, tokenize=False)
+    inputs = dict(family.processor(text=[text], images=[Image.open(tmp_path / "a.png")], return_tensors="pt"))
+    with torch.no_grad():
+        wanted = qwen2_5_vl.model.model(**inputs, use_cache=False).last_hidden_state[0]
+        inputs.pop("mm_token_type_ids")
+        flat = qwen2_5_vl.model.model(**inputs, use_cache=False).last_hidden_state[0]
+    hidden = qwen2_5_vl.hidden_states([sample])[0, : sample.answer_start]
+    torch.testing.assert_close(hidden, wanted, atol=1e-5, rtol=1e-4)
+    assert (hidden - flat).abs().max() > 1e-3

@@ -1,13 +1,17 @@
 """specflash convert: a checkpoint in the authors' layout (plain variant), as one of ours."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from transformers import AutoConfig
 
+from vllm_specflash.commands.errors import one_sentence_errors
+from vllm_specflash.commands.report import print_conversion
 from vllm_specflash.train.convert import convert_authors_checkpoint
+from vllm_specflash.train.provenance import write_provenance
+from vllm_specflash.train.target import target_config, target_name
 
 
 def run(
@@ -16,19 +20,19 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the converted draft.")],
     num_attention_heads: Annotated[int | None, typer.Option(help="Query heads of the source; the target's by default.")] = None,
 ) -> None:
-    text = AutoConfig.from_pretrained(target).get_text_config()
-    name = Path(target).resolve().name if Path(target).is_dir() else target
-    try:
+    name = target_name(target)
+    with one_sentence_errors():
+        text = target_config(target).get_text_config()
         draft, report = convert_authors_checkpoint(
-            source, num_attention_heads or text.num_attention_heads, text.num_key_value_heads, name, text.vocab_size
+            source,
+            num_attention_heads or text.num_attention_heads,
+            text.num_key_value_heads,
+            getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            name,
+            text.hidden_size,
+            text.vocab_size,
         )
-    except ValueError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
     draft.to(torch.bfloat16).save_pretrained(out)
-    for theirs, ours in report.mapped.items():
-        typer.echo(f"{theirs} -> {ours}")
-    for tensor in report.dropped:
-        typer.echo(f"{tensor}: not kept")
-    for note in report.notes:
-        typer.echo(f"note: {note}")
+    write_provenance(out / "provenance.json", source=str(source), target=name, **asdict(report))
+    print_conversion(draft.config, report)
+    typer.echo(f"written: {out}")

@@ -1,29 +1,58 @@
 """specflash data: prompts in, the target's own answers out."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.commands.report import print_skipped
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.generate import GenerationOptions, generate_answers
+from vllm_specflash.train.prompts import Prompt, prompts_of_images, read_prompts
 from vllm_specflash.train.provenance import write_provenance
 
 
 @with_options(generation=GenerationOptions)
 def run(
-    prompts: Annotated[Path, typer.Option(help="jsonl, OpenAI chat format, or fields id, task, prompt, images.")],
+    prompts: Annotated[
+        Path, typer.Option(help="jsonl, OpenAI chat format, or fields id, task, prompt, images; or a folder of images.")
+    ],
     target: Annotated[str, typer.Option(help="Checkpoint folder or hub id of the target.")],
     out: Annotated[Path, typer.Option(help="Folder of answer shards; an existing one is continued.")],
     generation: GenerationOptions,
+    template: Annotated[
+        list[str],
+        typer.Option(help="With a folder of images: what each is asked; {name} is the file's name; may be repeated."),
+    ] = [],
     features: Annotated[Path | None, typer.Option(help="Also keep the target's hidden states here, for training.")] = None,
 ) -> None:
-    skipped = generate_answers(prompts, target, out, generation, features)
+    skipped: Counter = Counter()
+    with one_sentence_errors():
+        asked = _prompts(prompts, template, skipped)
+        generate_answers(asked, target, out, generation, skipped, features)
     print_skipped(skipped)
     folder = AnswerFolder(out)
+    out.mkdir(parents=True, exist_ok=True)
     write_provenance(
-        out / "provenance.json", target=target, prompts=str(prompts), answers=len(folder.ids()),
+        out / "provenance.json", target=target, prompts=str(prompts), asked=len(asked), answers=len(folder.ids()),
         data_sha256=folder.digest(), skipped=dict(skipped),
     )  # fmt: skip
+
+
+def _prompts(path: Path, templates: list[str], skipped: Counter) -> list[Prompt]:
+    """The prompts of a jsonl file or a folder of images. Raises SpecFlashError where there are none."""
+    if path.is_dir() and not templates:
+        raise SpecFlashError(f"{path} is a folder of images: say with --template what each of them is asked.")
+    if not path.is_dir() and templates:
+        raise SpecFlashError(f"--template goes with a folder of images, and {path} is none: leave it out.")
+    if not path.exists():
+        raise SpecFlashError(f"There are no prompts at {path}: name a jsonl file or a folder of images.")
+    found = list(prompts_of_images(path, templates) if path.is_dir() else read_prompts(path, skipped))
+    if not found:
+        reasons = f" ({', '.join(skipped)})" if skipped else ""
+        raise SpecFlashError(f"{path} has no usable prompt{reasons}: see the README for the two forms that are read.")
+    return found

@@ -1,4 +1,4 @@
-"""specflash eval: simulated acceptance of a draft over a target's greedy answers."""
+"""specflash eval: acceptance of a draft over a target's greedy answers, simulated, and measured by serving."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,13 +7,17 @@ from typing import Annotated
 import torch
 import typer
 
-from vllm_specflash.commands.report import print_acceptance, print_skipped
-from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.commands.errors import one_sentence_errors
+from vllm_specflash.commands.report import print_acceptance, print_comparison, print_skipped
+from vllm_specflash.config import SpecFlashError
+from vllm_specflash.demo.cache import cache_root
 from vllm_specflash.train.allocator import keep_freed_memory
-from vllm_specflash.train.answers import AnswerFolder
-from vllm_specflash.train.dataset import AnswerSet, load_answers
+from vllm_specflash.train.answers import Answer, AnswerFolder
+from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
 from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.provenance import write_provenance
+from vllm_specflash.train.shape import read_draft
+from vllm_specflash.train.simulate import Acceptance
 from vllm_specflash.train.target import Target
 
 
@@ -25,19 +29,72 @@ def run(
     chain_length: Annotated[int | None, typer.Option(help="Tokens per chain; R x K by default.")] = None,
     tree_nodes: Annotated[int | None, typer.Option(help="Draft trees of so many nodes, not chains.")] = None,
     limit: Annotated[int | None, typer.Option(help="Most answers to evaluate.")] = None,
+    held_out_share: Annotated[
+        float, typer.Option(help="Share of the answers that training held out; 1: all answers, where none was trained on.")
+    ] = 0.05,
     max_length: Annotated[int, typer.Option(help="Longest prompt and answer together, in tokens.")] = 4096,
+    measured: Annotated[bool, typer.Option(help="Also serve the same prompts with vLLM, and compare.")] = False,
+    dtype: Annotated[str, typer.Option(help="vLLM's dtype where it serves.")] = "bfloat16",
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
 ) -> None:
     keep_freed_memory()
     skipped: Counter = Counter()
-    model = Target(target)
-    network = SpecFlashDraft.from_pretrained(draft, dtype=torch.float32)
-    answers = [a for folder in data for a in load_answers(AnswerFolder(folder), model, max_length, skipped)]
-    answers = [answer for answer in answers if answer.temperature == 0][:limit]
-    rounds = rounds or network.config.num_rounds
-    results = evaluate_draft(network, model, AnswerSet(answers, model, max_length, skipped, None), rounds, chain_length, tree_nodes)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with one_sentence_errors():
+        model = Target(target).to(device)
+        network = read_draft(draft, model).to(device)
+        answers = _greedy_held_out(model, data, held_out_share, max_length, skipped)[:limit]
+    config = network.config
+    if chain_length is not None and rounds is None:
+        rounds = -(-chain_length // config.semi_ar_width)
+    rounds = rounds or config.num_rounds
+    chain_length = min(chain_length or rounds * config.semi_ar_width, rounds * config.semi_ar_width)
+    usable = AnswerSet(answers, model, max_length, skipped, None)
+    shape = f"trees of {tree_nodes}" if tree_nodes else f"chains of {chain_length}"
+    simulated = evaluate_draft(network, model, usable, rounds, chain_length, tree_nodes)
     print_skipped(skipped)
-    print_acceptance(results, f"{draft}: simulated, greedy, R = {rounds}" + (f", trees of {tree_nodes}" if tree_nodes else ""))
+    print_acceptance(simulated, f"{draft}: simulated, greedy, {shape}")
+    facts = {
+        "target": model.name, "draft": draft, "rounds": rounds, "chain_length": chain_length, "tree_nodes": tree_nodes, "answers": len(answers),
+        "simulated": _figures(simulated),
+    }  # fmt: skip
+    if measured:
+        answers = [answer for index, answer in enumerate(answers) if usable[index] is not None]
+        positions = model.text_config.max_position_embeddings
+        # vLLM wants the memory.
+        del model, network, usable
+        torch.cuda.empty_cache()
+        from vllm_specflash.train.measure import uncut_drafts
+
+        drafts = uncut_drafts(draft, chain_length, tree_nodes)
+        served = _serve(target, drafts, answers, min(max_length, positions), dtype)
+        print_acceptance(served.acceptance, f"{draft}: measured, greedy, {shape}")
+        print_comparison(simulated, served)
+        facts |= {"measured": _figures(served.acceptance), "identical": served.identical, "served": served.answers}
     if out is not None:
-        figures = {task: {"tau": r.tau, "forwards": r.steps, "accepted_at": r.per_position} for task, r in results.items()}
-        write_provenance(out, target=model.name, draft=draft, rounds=rounds, chain_length=chain_length, tree_nodes=tree_nodes, figures=figures)
+        write_provenance(out, **facts)
+
+
+def _greedy_held_out(model: Target, data: list[Path], share: float, max_length: int, skipped: Counter) -> list[Answer]:
+    answers = load_answers([AnswerFolder(folder) for folder in data], model, max_length, skipped)
+    kept = [answer for answer in answers if answer.temperature == 0 and is_held_out(answer.prompt.id, share)]
+    if not kept:
+        raise SpecFlashError(
+            f"None of the {len(answers)} answers is greedy and held out: raise --held-out-share, or generate more."
+        )
+    return kept
+
+
+def _serve(target: str, drafts: dict, answers: list[Answer], max_model_len: int, dtype: str):
+    from vllm_specflash.bench.engine import EngineFailed
+    from vllm_specflash.train.measure import measure_acceptance
+
+    try:
+        return measure_acceptance(target, drafts, answers, max_model_len, cache_root() / "logs" / "eval.log", dtype)
+    except EngineFailed as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+def _figures(results: dict[str, Acceptance]) -> dict:
+    return {task: {"tau": r.tau, "forwards": r.steps, "accepted_at": r.per_position} for task, r in results.items()}

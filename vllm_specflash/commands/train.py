@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.commands.report import print_acceptance, print_skipped
 from vllm_specflash.train.loss import LossOptions
@@ -21,6 +22,7 @@ def run(
     loss: LossOptions,
     recipe: RecipeOptions,
 ) -> None:
-    results, skipped = train_draft(target, data, out, shape, loss, recipe)
+    with one_sentence_errors():
+        results, skipped = train_draft(target, data, out, shape, loss, recipe)
     print_skipped(skipped)
     print_acceptance(results, f"simulated on held-out answers: {out}")

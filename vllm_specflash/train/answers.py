@@ -25,7 +25,6 @@ class AnswerFolder:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def shards(self) -> list[Path]:
@@ -42,7 +41,10 @@ class AnswerFolder:
         return {answer.prompt.id for answer in self}
 
     def append(self, answers: list[Answer]) -> None:
-        """Write one more shard; renamed into place so that an interruption leaves no half shard."""
+        """Write one more shard; renamed into place so that an interruption leaves no half shard. None for no answers."""
+        if not answers:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
         number = 1 + max((int(shard.stem.split("-")[1]) for shard in self.shards), default=-1)
         shard = self.folder / f"answers-{number:05d}.jsonl"
         scratch = shard.with_suffix(".part")

@@ -2,16 +2,18 @@
 
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.progress import track
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.train.answers import Answer, AnswerFolder
 from vllm_specflash.train.batch import Batch, collate
 from vllm_specflash.train.features import FeatureCache
+from vllm_specflash.train.skipped import skip
 from vllm_specflash.train.target import Sample, Target
 
 
@@ -35,43 +37,71 @@ def is_held_out(answer_id: str, share: float) -> bool:
     return zlib.crc32(f"held out: {answer_id}".encode()) % 1000 < 1000 * share
 
 
-def load_answers(folder: AnswerFolder, target: Target, max_length: int, skipped: Counter) -> list[Answer]:
+def load_answers(folders: list[AnswerFolder], target: Target, max_length: int, skipped: Counter) -> list[Answer]:
     """Answers that can be trained on; the others are left out and their reason counted.
 
     What only reading an image can tell (a corrupt one) is counted later, when the image is read.
+
+    Raises:
+        SpecFlashError: nothing is left.
     """
-    kept = []
+    kept: dict[str, Answer] = {}
     limit = target.lm_head.shape[0]
-    for answer in folder:
+    for answer in (answer for folder in folders for answer in folder):
+        name = answer.prompt.id
         if len(answer.token_ids) < 2:
-            skipped["the answer has fewer than two tokens"] += 1
+            skip(skipped, name, "the answer has fewer than two tokens")
         elif len(answer.token_ids) > max_length:
-            skipped[f"prompt and answer are longer than {max_length} tokens"] += 1
+            skip(skipped, name, f"prompt and answer are longer than {max_length} tokens")
         elif max(answer.token_ids) >= limit:
-            skipped["the answer has tokens that the target does not know"] += 1
+            skip(skipped, name, "the answer has tokens that the target does not know")
+        elif name in kept:
+            # Features are kept by id: with two answers of one id, one would be trained on the other's.
+            skip(skipped, name, "another answer has the same id")
         else:
-            kept.append(answer)
-    return kept
+            kept[name] = answer
+    if not kept:
+        names = ", ".join(str(folder.folder) for folder in folders)
+        raise SpecFlashError(f"There are no usable answers in {names}: generate some with `specflash data`.")
+    return list(kept.values())
 
 
 class AnswerSet(torch.utils.data.Dataset):
-    """Samples by index; None stands for one that could not be read, with its reason counted in `skipped`."""
+    """Samples by index; None stands for one that could not be read, with its reason counted once in `skipped`.
 
-    def __init__(self, answers: list[Answer], target: Target, max_length: int, skipped: Counter, cache: FeatureCache | None):
+    Without `compress` samples have no spans: visual positions are laid out like text.
+    """
+
+    def __init__(
+        self,
+        answers: list[Answer],
+        target: Target,
+        max_length: int,
+        skipped: Counter,
+        cache: FeatureCache | None,
+        compress: bool = True,
+    ):
         self.answers, self.target, self.max_length = answers, target, max_length
-        self.skipped, self.cache = skipped, cache
+        self.skipped, self.cache, self.compress = skipped, cache, compress
+        self._unusable: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.answers)
 
     def __getitem__(self, index: int) -> Sample | None:
-        answer = self.answers[index]
+        sample = self._sample(self.answers[index])
+        return sample if sample is None or self.compress else replace(sample, spans=[])
+
+    def _sample(self, answer: Answer) -> Sample | None:
         if self.cache is not None and answer.prompt.id in self.cache:
             return self.cache.samples[answer.prompt.id]
         try:
             return self.target.sample(answer, self.max_length)
         except (ValueError, OSError) as error:
-            self.skipped[str(error)] += 1
+            # Every epoch asks again.
+            if answer.prompt.id not in self._unusable:
+                self._unusable.add(answer.prompt.id)
+                skip(self.skipped, answer.prompt.id, error)
             return None
 
     @property
@@ -85,7 +115,7 @@ class AnswerSet(torch.utils.data.Dataset):
         todo = [i for i, answer in enumerate(self.answers) if answer.prompt.id not in self.cache]
         todo.sort(key=lambda i: len(self.answers[i].token_ids))
         for start in track(range(0, len(todo), batch_size), description="features of the target"):
-            samples = [self[i] for i in todo[start : start + batch_size]]
+            samples = [self._sample(self.answers[i]) for i in todo[start : start + batch_size]]
             samples = [sample for sample in samples if sample is not None]
             if samples:
                 self.cache.append(samples, self.target.hidden_states(samples))

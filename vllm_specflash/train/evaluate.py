@@ -30,9 +30,10 @@ def evaluate_draft(
             continue
         features = answers.features([sample], config.num_latents, config.semi_ar_width).to(draft.device)
         candidates = drafted(draft, features.batch, features.hidden.to(dtype), embedding, lm_head, rounds)
-        answer = sample.input_ids[sample.answer_start :].to(draft.device)
+        # Walking is one comparison after another: not a GPU's work.
+        answer = sample.input_ids[sample.answer_start :].cpu()
         if tree_nodes is None:
-            acceptance = walk(candidates.chain()[:, :chain_length], answer)
+            acceptance = walk(candidates.chain()[:, :chain_length].cpu(), answer)
         else:
             acceptance = walk_trees(candidates, answer, tree_nodes)
         results[sample.task] = results[sample.task] + acceptance if sample.task in results else acceptance

@@ -1,6 +1,7 @@
 """Target features kept on disk (on request), so that many epochs cost one pass of the target."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.train.target import Sample
 
 
@@ -22,12 +24,13 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         owner = self.folder / "target.txt"
         if owner.exists() and owner.read_text() != target:
-            raise ValueError(f"{folder} holds features of {owner.read_text()}, not of {target}: name another folder.")
+            raise SpecFlashError(f"{folder} holds features of {owner.read_text()}, not of {target}: name another folder.")
         owner.write_text(target)
         self.samples: dict[str, Sample] = {}
         self._rows: dict[str, int] = {}
         self._next_row = 0
         if self._index.exists():
+            self._drop_torn_line()
             with open(self._index, encoding="utf-8") as lines:
                 for line in lines:
                     self._remember(json.loads(line))
@@ -39,6 +42,12 @@ class FeatureCache:
     @property
     def _hidden(self) -> Path:
         return self.folder / "hidden.bin"
+
+    def _drop_torn_line(self) -> None:
+        """Cut off a last line that was being written when the process was killed."""
+        whole = self._index.read_bytes()
+        if whole and not whole.endswith(b"\n"):
+            os.truncate(self._index, whole.rfind(b"\n") + 1)
 
     def _remember(self, entry: dict) -> None:
         row = entry.pop("row")

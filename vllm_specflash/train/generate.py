@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,14 +10,16 @@ from pathlib import Path
 import torch
 from rich.progress import track
 from torch import Tensor
-from transformers import AutoConfig
 
+from vllm_specflash.config import first_sentence
 from vllm_specflash.train.answers import Answer, AnswerFolder
 from vllm_specflash.train.capture import EXTENSION, read_captured
-from vllm_specflash.train.families import FAMILIES, Family
+from vllm_specflash.train.families import Family, family_of, takes_images
 from vllm_specflash.train.features import FeatureCache
-from vllm_specflash.train.prompts import Prompt, read_prompts
-from vllm_specflash.train.target import Sample, target_name
+from vllm_specflash.train.images import read_image, video_url
+from vllm_specflash.train.prompts import Prompt
+from vllm_specflash.train.skipped import Unusable, skip
+from vllm_specflash.train.target import Sample, target_config, target_name
 
 
 @dataclass(frozen=True)
@@ -30,22 +32,27 @@ class GenerationOptions:
     batch: int = field(default=128, metadata={"help": "Prompts per shard; what an interruption can lose."})
     max_model_len: int = field(default=2048, metadata={"help": "Longest prompt and answer together, in tokens."})
     max_images: int = field(default=8, metadata={"help": "Most images in one prompt."})
+    max_videos: int = field(default=1, metadata={"help": "Most videos in one prompt."})
 
     def temperature_of(self, prompt: Prompt) -> float:
         """Decided by the prompt's id alone, so that a resumed run takes the same decisions."""
         return self.temperature if zlib.crc32(prompt.id.encode()) % 1000 < 1000 * self.sampled_share else 0.0
 
 
-def _with_images(prompt: Prompt) -> list[dict]:
-    """Messages in vLLM's chat format, images loaded."""
-    from PIL import Image
-
-    def part(part: dict) -> dict:
-        return part if part["type"] == "text" else {"type": "image_pil", "image_pil": Image.open(part["path"]).convert("RGB")}
-
+def _with_media(prompt: Prompt) -> list[dict]:
+    """Messages in vLLM's chat format, files read. Raises Unusable for one that cannot be read."""
     return [
-        m if isinstance(m["content"], str) else {**m, "content": [part(p) for p in m["content"]]} for m in prompt.messages
+        m if isinstance(m["content"], str) else {**m, "content": [_with_medium(part) for part in m["content"]]}
+        for m in prompt.messages
     ]
+
+
+def _with_medium(part: dict) -> dict:
+    if part["type"] == "image":
+        return {"type": "image_pil", "image_pil": read_image(part["path"])}
+    if part["type"] == "video":
+        return {"type": "video_url", "video_url": {"url": video_url(part["path"])}}
+    return part
 
 
 def _batches(prompts: Iterator[Prompt], size: int) -> Iterator[list[Prompt]]:
@@ -62,7 +69,7 @@ def _sample(answer: Answer, prompt_ids: list[int], hidden: Tensor, family: Famil
     if len(hidden) != len(ids) - 1:
         raise ValueError("its hidden states are not complete")
     prompt = answer.prompt
-    spans = family.spans(ids[: len(prompt_ids)], len(prompt.image_paths))
+    spans = family.spans(ids[: len(prompt_ids)], len(prompt.image_paths) + len(prompt.video_paths))
     sample = Sample(prompt.id, prompt.task, ids, len(prompt_ids), spans, {}, answer.temperature == 0)
     return sample, torch.cat((hidden, hidden.new_zeros(1, hidden.shape[1])))
 
@@ -78,27 +85,98 @@ def _keep_features(llm, answers: list[Answer], outputs: list, cache: FeatureCach
         try:
             kept.append(_sample(answer, output.prompt_token_ids, captured[output.request_id], family))
         except ValueError as error:
-            skipped[f"features: {error}"] += 1
+            skip(skipped, answer.prompt.id, Unusable(f"features: {getattr(error, 'reason', error)}"))
     cache.append([sample for sample, _ in kept], [hidden for _, hidden in kept])
     scratch.unlink()
 
 
+def _unanswered(prompts: Iterable[Prompt], done: set[str], config, skipped: Counter) -> list[Prompt]:
+    """Prompts without an answer yet that the target can be asked."""
+    todo, seen, images = [], set(), takes_images(config)
+    for prompt in prompts:
+        if prompt.id in seen:
+            skip(skipped, prompt.id, Unusable("another prompt has the same id"))
+        elif prompt.sees and not images:
+            skip(skipped, prompt.id, Unusable("the prompt has an image and the target is text-only"))
+        elif prompt.id not in done:
+            todo.append(prompt)
+        seen.add(prompt.id)
+    return todo
+
+
+def _without_unnamed_images(prompts: list[Prompt], image_token: str | None, skipped: Counter) -> Iterator[Prompt]:
+    """Without prompts that write the target's own image token where no image is: it would read noise there."""
+    for prompt in prompts:
+        if image_token and image_token in prompt.text and not prompt.sees:
+            skip(skipped, prompt.id, Unusable("the text names an image and the prompt has none", image_token))
+        else:
+            yield prompt
+
+
+def _image_token(config, tokenizer) -> str | None:
+    token_id = getattr(config, "image_token_id", None)
+    return None if token_id is None else tokenizer.convert_ids_to_tokens(token_id)
+
+
+def _ask(llm, chats: list[tuple[Prompt, list[dict]]], options: GenerationOptions, skipped: Counter) -> list[tuple]:
+    """(prompt, vLLM's output) of every prompt that vLLM takes.
+
+    vLLM refuses a list of prompts for one that is too long or has too many images, before it computes anything: the
+    list is halved until that one stands alone.
+    """
+    from vllm import SamplingParams, exceptions
+
+    # A base class of its own in some releases, ValueErrors in others.
+    refusals = (ValueError, getattr(exceptions, "VLLMClientError", ValueError))
+    # No seed per request: vLLM's CPU runner cannot rewind a seeded generator when a prefill is split.
+    parameters = [SamplingParams(temperature=options.temperature_of(p), max_tokens=options.max_tokens) for p, _ in chats]
+    try:
+        outputs = llm.chat([messages for _, messages in chats], parameters, use_tqdm=False)
+    except refusals as error:
+        if len(chats) == 1:
+            too_long = "longer than" in str(error) or "maximum context length" in str(error)
+            reason = "the prompt is longer than --max-model-len" if too_long else "vLLM refuses the prompt"
+            skip(skipped, chats[0][0].id, Unusable(reason, first_sentence(error)))
+            return []
+        half = len(chats) // 2
+        return _ask(llm, chats[:half], options, skipped) + _ask(llm, chats[half:], options, skipped)
+    return [(prompt, output) for (prompt, _), output in zip(chats, outputs, strict=True)]
+
+
+def _readable(batch: list[Prompt], skipped: Counter) -> Iterator[tuple[Prompt, list[dict]]]:
+    for prompt in batch:
+        try:
+            yield prompt, _with_media(prompt)
+        except Unusable as error:
+            skip(skipped, prompt.id, error)
+
+
 def generate_answers(
-    prompts: Path, target: str, out: Path, options: GenerationOptions, features: Path | None = None
-) -> Counter:
-    """Answer every prompt of a jsonl file that `out` has no answer for yet; returns the skipped prompts by reason.
+    prompts: Iterable[Prompt],
+    target: str,
+    out: Path,
+    options: GenerationOptions,
+    skipped: Counter,
+    features: Path | None = None,
+) -> None:
+    """Answer every prompt that `out` has no answer for yet; what is left out is counted in `skipped` by reason.
 
     Interrupt it at any moment and start it again: at most one batch is answered twice. With `features`, the target's
     hidden states are kept there on the way, for training (`FeatureCache`).
-    """
-    from vllm import LLM, SamplingParams
 
-    folder, skipped = AnswerFolder(out), Counter()
-    done = folder.ids()
-    todo = [prompt for prompt in read_prompts(prompts, skipped) if prompt.id not in done]
+    Raises:
+        SpecFlashError: there is no such target, or features are wanted of a kind of target that cannot be trained for.
+    """
+    from vllm import LLM
+
+    config, folder = target_config(target), AnswerFolder(out)
+    todo = _unanswered(prompts, folder.ids(), config, skipped)
     if not todo:
-        return skipped
-    images = any(prompt.image_paths for prompt in todo)
+        return
+    family = None if features is None else family_of(config, target)
+    limits = {"image": options.max_images} if any(prompt.image_paths for prompt in todo) else {}
+    if any(prompt.video_paths for prompt in todo):
+        limits["video"] = options.max_videos
     llm = LLM(
         target,
         dtype="bfloat16",
@@ -106,30 +184,20 @@ def generate_answers(
         max_num_seqs=options.batch,
         # A batch engine runs wide: the compiler's start-up costs more than it gives back.
         enforce_eager=True,
-        limit_mm_per_prompt={"image": options.max_images} if images else None,
+        limit_mm_per_prompt=limits or None,
         **({} if features is None else {"enable_prefix_caching": False, "worker_extension_cls": EXTENSION}),
     )
     if features is not None:
-        config = AutoConfig.from_pretrained(target)
-        family = FAMILIES[config.model_type](config, target)
         cache = FeatureCache(features, config.get_text_config().hidden_size, target_name(target))
         llm.collective_rpc("start_capture")
+    todo = list(_without_unnamed_images(todo, _image_token(config, llm.get_tokenizer()), skipped))
     for batch in track(list(_batches(iter(todo), options.batch)), description=f"answers of {target}"):
-        chats = []
-        for prompt in batch:
-            try:
-                chats.append((prompt, _with_images(prompt)))
-            except OSError:
-                skipped["an image could not be read"] += 1
-        # No seed per request: vLLM's CPU runner cannot rewind a seeded generator when a prefill is split.
-        parameters = [SamplingParams(temperature=options.temperature_of(p), max_tokens=options.max_tokens) for p, _ in chats]
-        outputs = llm.chat([messages for _, messages in chats], parameters, use_tqdm=False)
+        answered = _ask(llm, list(_readable(batch, skipped)), options, skipped)
         answers = [
-            Answer(prompt, list(output.outputs[0].token_ids), output.outputs[0].text, parameter.temperature)
-            for (prompt, _), output, parameter in zip(chats, outputs, parameters, strict=True)
+            Answer(prompt, list(output.outputs[0].token_ids), output.outputs[0].text, options.temperature_of(prompt))
+            for prompt, output in answered
         ]
         if features is not None:
             # Before the answers: what is named in `out` is never generated again.
-            _keep_features(llm, answers, outputs, cache, family, skipped)
+            _keep_features(llm, answers, [output for _, output in answered], cache, family, skipped)
         folder.append([answer for answer in answers if answer.token_ids])
-    return skipped

@@ -2,21 +2,22 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
-from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.answers import AnswerFolder
+from vllm_specflash.train.checkpoints import PROVENANCE, CheckpointProvenance, drop_torn_checkpoints, last_checkpoint
 from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
 from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.provenance import write_provenance
-from vllm_specflash.train.shape import DraftOptions, new_draft, with_vocabulary
+from vllm_specflash.train.shape import DraftOptions, new_draft, read_draft, with_vocabulary
 from vllm_specflash.train.simulate import Acceptance
 from vllm_specflash.train.target import Target
 from vllm_specflash.train.trainer import SpecFlashTrainer, StopFile, TeacherForcing
@@ -28,6 +29,7 @@ class RecipeOptions:
     """How long, how fast, and on what."""
 
     epochs: float = field(default=4.0, metadata={"help": "Passes over the answers."})
+    max_steps: int = field(default=0, metadata={"help": "Optimiser steps in place of epochs; 0: epochs."})
     batch_size: int = field(default=8, metadata={"help": "Answers per device and forward, bucketed by length."})
     accumulation: int = field(default=1, metadata={"help": "Forwards per optimiser step."})
     learning_rate: float = field(default=6e-4, metadata={"help": "Peak of AdamW's learning rate."})
@@ -39,6 +41,7 @@ class RecipeOptions:
     held_out_share: float = field(default=0.05, metadata={"help": "Share of the answers kept for evaluation."})
     held_out_limit: int = field(default=64, metadata={"help": "Most held-out answers evaluated during training."})
     evaluate_every: int = field(default=250, metadata={"help": "Steps between evaluations and checkpoints."})
+    log_every: int = field(default=25, metadata={"help": "Steps that each logged loss is the mean of."})
     features: Path | None = field(default=None, metadata={"help": "Keep the target's features here, on disk."})
     tensorboard: bool = field(default=False, metadata={"help": "Log for TensorBoard into <out>/checkpoints/runs."})
     start_from: Path | None = field(default=None, metadata={"help": "Draft to continue from; its shape is kept."})
@@ -48,12 +51,30 @@ class RecipeOptions:
 
 
 def train_draft(
-    target_path: str, data: list[Path], out: Path, shape: DraftOptions, loss: LossOptions, recipe: RecipeOptions
+    target_path: str,
+    data: list[Path],
+    out: Path,
+    shape: DraftOptions,
+    loss: LossOptions,
+    recipe: RecipeOptions,
+    compress: bool = True,
 ) -> tuple[dict[str, Acceptance], Counter]:
     """Train, save to `out`, and return the simulated acceptance per task and the skipped answers by reason.
 
-    Started again with the same arguments after an interruption, it continues from the last checkpoint.
+    Started again with the same arguments after an interruption, it continues from the last complete checkpoint, with the
+    same batches and the same randomness: the losses are those of an uninterrupted run. Without `compress` the draft sees
+    every visual position as text, which no engine serves: it is there to be compared with.
+
+    Raises:
+        SpecFlashError: settings that contradict each other, nothing to train on, or a folder with another training in it.
     """
+    if recipe.start_vocab_size and recipe.start_from is None:
+        raise SpecFlashError(
+            "--start-vocab-size reduces the vocabulary of the draft that --start-from names: give both, or set a new "
+            "draft's vocabulary with --draft-vocab-size."
+        )
+    if recipe.tensorboard and find_spec("tensorboard") is None:
+        raise SpecFlashError("--tensorboard needs the package of that name: pip install tensorboard, or leave it out.")
     keep_freed_memory()
     torch.manual_seed(recipe.seed)
     skipped: Counter = Counter()
@@ -63,6 +84,7 @@ def train_draft(
         per_device_train_batch_size=recipe.batch_size,
         gradient_accumulation_steps=recipe.accumulation,
         num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.schedule,
         warmup_steps=recipe.warmup_steps,
@@ -78,7 +100,7 @@ def train_draft(
         load_best_model_at_end=True,
         metric_for_best_model="eval_tau",
         greater_is_better=True,
-        logging_steps=25,
+        logging_steps=recipe.log_every,
         report_to=["tensorboard"] if recipe.tensorboard else [],
         remove_unused_columns=False,
         seed=recipe.seed,
@@ -86,38 +108,53 @@ def train_draft(
     )
     target = Target(target_path).to(args.device)
     folders = [AnswerFolder(folder) for folder in data]
-    answers = [a for folder in folders for a in load_answers(folder, target, recipe.max_length, skipped)]
+    answers = load_answers(folders, target, recipe.max_length, skipped)
     held_out = [a for a in answers if is_held_out(a.prompt.id, recipe.held_out_share)]
     training = [a for a in answers if not is_held_out(a.prompt.id, recipe.held_out_share)]
     held_out = [a for a in held_out if a.temperature == 0][: recipe.held_out_limit]
-    cache = None
-    if recipe.features is not None:
-        cache = FeatureCache(recipe.features, target.text_config.hidden_size, target.name)
-    sets = [AnswerSet(part, target, recipe.max_length, skipped, cache) for part in (training, held_out)]
-    if cache is not None:
-        for answer_set in sets:
-            answer_set.fill_cache(recipe.batch_size)
+    if not training or not held_out:
+        raise SpecFlashError(
+            f"Of {len(answers)} answers {len(training)} are for training and {len(held_out)} greedy ones are held out for "
+            "evaluation: both must be some, so generate more answers or change --held-out-share."
+        )
+    # With several processes, the first fills the cache and the others read it.
+    with args.main_process_first(desc="features"):
+        cache = None
+        if recipe.features is not None:
+            cache = FeatureCache(recipe.features, target.text_config.hidden_size, target.name)
+        sets = [AnswerSet(part, target, recipe.max_length, skipped, cache, compress) for part in (training, held_out)]
+        if cache is not None:
+            for answer_set in sets:
+                answer_set.fill_cache(recipe.batch_size)
     if recipe.start_from is not None:
-        draft, coverage = SpecFlashDraft.from_pretrained(recipe.start_from, dtype=torch.float32), None
+        draft, coverage = read_draft(recipe.start_from, target), None
         if recipe.start_vocab_size:
             d2t, coverage = choose_vocabulary((answer.token_ids for answer in training), recipe.start_vocab_size)
             draft = with_vocabulary(draft, d2t)
         draft.config.target_name = target.name
     else:
         draft, coverage = new_draft(target, shape, training)
+    facts = {
+        "target": target.name, "answers": len(training), "answer_tokens": sum(len(a.token_ids) for a in training),
+        "vocabulary_coverage": coverage, "data_sha256": [folder.digest() for folder in folders],
+        "shape": {name: getattr(draft.config, name) for name in asdict(shape)},
+        "loss": asdict(loss), "recipe": asdict(recipe),
+    }  # fmt: skip
     forcing = TeacherForcing(draft.to(args.device), target, loss)
     trainer = SpecFlashTrainer(forcing, target, args, *sets)
     trainer.add_callback(StopFile)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    trainer.add_callback(CheckpointProvenance(facts))
+    with args.main_process_first(desc="checkpoints"):
+        if trainer.is_world_process_zero():
+            drop_torn_checkpoints(checkpoints)
+        resume_from = last_checkpoint(checkpoints, facts)
+    trainer.train(resume_from_checkpoint=resume_from)
     results = evaluate_draft(draft, target, sets[1])
     if trainer.is_world_process_zero():
+        trainer.save_state()
         draft.to(torch.bfloat16).save_pretrained(out)
         write_provenance(
-            out / "provenance.json", target=target.name, answers=len(training),
-            answer_tokens=sum(len(a.token_ids) for a in training), vocabulary_coverage=coverage,
-            data_sha256=[folder.digest() for folder in folders], skipped=dict(skipped),
-            shape={name: getattr(draft.config, name) for name in asdict(shape)},
-            loss=asdict(loss), recipe=asdict(recipe), steps=trainer.state.global_step,
+            out / PROVENANCE, **facts, skipped=dict(skipped), steps=trainer.state.global_step,
             held_out={task: {"tau": r.tau, "forwards": r.steps, "accepted_at": r.per_position} for task, r in results.items()},
         )  # fmt: skip
     return results, skipped

@@ -1,10 +1,12 @@
 """The shape of a new draft, taken from its target and from the answers; and of one that starts from another."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vllm_specflash.config import SpecFlashError, first_sentence
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
 from vllm_specflash.train.answers import Answer
 from vllm_specflash.train.target import Target
@@ -51,9 +53,33 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
         draft.d2t.copy_(d2t)
     # Embeddings are far smaller than hidden states: without this W_fc barely sees which token comes next.
     with torch.no_grad():
-        rms = target.embedding[:1024].float().pow(2).mean().sqrt()
+        rms = target.embedding[:1024].float().pow(2).mean().sqrt().item()
         draft.fc.weight[:, : config.hidden_size] /= rms
     return draft, coverage
+
+
+def read_draft(path: str | Path, target: Target) -> SpecFlashDraft:
+    """A draft of this target, in float32.
+
+    Raises:
+        SpecFlashError: there is none at `path`, its weights are damaged, or it is of another kind of target.
+    """
+    try:
+        draft = SpecFlashDraft.from_pretrained(path, dtype=torch.float32)
+    # A damaged file raises whatever its reader stumbles over.
+    except Exception as error:
+        raise SpecFlashError(
+            f"There is no draft at {str(path)!r} that can be read ({first_sentence(error)}): name a folder that "
+            "`specflash train` wrote, or a hub id."
+        ) from error
+    theirs = (draft.config.hidden_size, draft.config.target_vocab_size)
+    ours = (target.text_config.hidden_size, target.lm_head.shape[0])
+    if theirs != ours:
+        raise SpecFlashError(
+            f"The draft at {str(path)!r} is for a target of hidden size {theirs[0]} and {theirs[1]} tokens, and {target.name} "
+            f"has {ours[0]} and {ours[1]}: name a draft of this target."
+        )
+    return draft
 
 
 def with_vocabulary(draft: SpecFlashDraft, d2t: Tensor) -> SpecFlashDraft:

@@ -87,7 +87,7 @@ def drafted(
         return dense_causal_attention(q, k, v)
 
     u = compressed_inputs(draft, batch, hidden, embedding)
-    x = draft.layer(u, torch.arange(u.shape[1])[None], attend)[0, batch.answer_rows]
+    x = draft.layer(u, torch.arange(u.shape[1], device=u.device)[None], attend)[0, batch.answer_rows]
     rows, proposed, chain_k, chain_v = batch.answer_rows, [], [], []
     while True:
         states = draft.predict(x)
@@ -102,7 +102,7 @@ def drafted(
             return _continue_attention(sequence["k"], sequence["v"], batch.answer_rows, own_k, own_v, q)
 
         tokens = proposed[-1].chain()
-        positions = rows[:, None] + torch.arange(1, tokens.shape[1] + 1)
+        positions = rows[:, None] + torch.arange(1, tokens.shape[1] + 1, device=rows.device)
         x = draft.layer(draft.fuse(embedding[tokens].to(states.dtype), states), positions, attend_chain)[:, -1]
         rows = positions[:, -1]
 

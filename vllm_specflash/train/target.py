@@ -6,11 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from vllm_specflash.config import SpecFlashError, first_sentence
 from vllm_specflash.train.answers import Answer
-from vllm_specflash.train.families import FAMILIES
+from vllm_specflash.train.families import family_of
 from vllm_specflash.train.families.family import Encoding
+from vllm_specflash.train.skipped import Unusable
 
 
 @dataclass
@@ -34,6 +36,17 @@ def target_name(path: str) -> str:
     return Path(path).resolve().name if Path(path).is_dir() else path
 
 
+def target_config(path: str) -> PreTrainedConfig:
+    """The target's config.json. Raises SpecFlashError where there is none."""
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise SpecFlashError(
+            f"There is no target at {str(path)!r} that transformers can read ({first_sentence(error)}): name a checkpoint "
+            "folder or a hub id."
+        ) from error
+
+
 class Target:
     """A target checkpoint under transformers, in bfloat16 and without gradients.
 
@@ -43,13 +56,8 @@ class Target:
     """
 
     def __init__(self, path: str, dtype: torch.dtype = torch.bfloat16):
-        self.path, self.config = str(path), AutoConfig.from_pretrained(path)
-        if self.config.model_type not in FAMILIES:
-            raise ValueError(
-                f"Targets of type {self.config.model_type!r} cannot be trained for yet (known: {', '.join(FAMILIES)}): "
-                "add a module to vllm_specflash/train/families."
-            )
-        self.family = FAMILIES[self.config.model_type](self.config, self.path)
+        self.path, self.config = str(path), target_config(path)
+        self.family = family_of(self.config, self.path)
         self.model = self.family.load_model(dtype).requires_grad_(False)
         self.embedding = self.model.get_input_embeddings().weight
         self.lm_head = self.model.get_output_embeddings().weight
@@ -73,7 +81,7 @@ class Target:
         encoding: Encoding = self.family.encode(answer.prompt)
         ids = torch.cat((encoding.input_ids, torch.tensor(answer.token_ids)))
         if len(ids) > max_length:
-            raise ValueError(f"prompt and answer are longer than {max_length} tokens")
+            raise Unusable(f"prompt and answer are longer than {max_length} tokens")
         prompt = answer.prompt
         start = len(encoding.input_ids)
         return Sample(prompt.id, prompt.task, ids, start, encoding.spans, encoding.pixels, answer.temperature == 0)
@@ -90,5 +98,7 @@ class Target:
             name: value.to(device, self.embedding.dtype if value.is_floating_point() else None)
             for name, value in pixels.items()
         }
+        if pixels:
+            pixels.update(self.family.position_inputs(ids))
         hidden = self.model.model(input_ids=ids, attention_mask=mask.long(), use_cache=False, **pixels).last_hidden_state
         return hidden * mask[..., None]

@@ -17,6 +17,21 @@ from vllm_specflash.train.target import Sample, Target
 from vllm_specflash.train.vocabulary import target_to_draft
 
 
+class EpochSampler(LengthGroupedSampler):
+    """Buckets by length, in an order that the epoch's number alone decides: a resumed run goes on with the same batches."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
 class TeacherForcing(nn.Module):
     """The draft with the target's tables beside it (not as parameters): batch -> losses per offset."""
 
@@ -55,11 +70,14 @@ class SpecFlashTrainer(Trainer):
         return {"samples": [item for item in items if item is not None]}
 
     def _get_train_sampler(self, train_dataset=None):
-        generator = torch.Generator().manual_seed(self.args.seed + 1)
-        return LengthGroupedSampler(self.args.train_batch_size, lengths=self.train_dataset.lengths, generator=generator)
+        return EpochSampler(self.args.train_batch_size, self.train_dataset.lengths, self.args.seed + 1)
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
-        config = self.accelerator.unwrap_model(model).draft.config
+        draft = self.accelerator.unwrap_model(model).draft
+        config = draft.config
+        if not inputs["samples"]:
+            # None of the batch could be read. A loss of zero keeps the step count, and with it the schedule.
+            return sum(parameter.sum() for parameter in draft.parameters()) * 0.0
         features = self.train_dataset.features(inputs["samples"], config.num_latents, config.semi_ar_width)
         losses = model(features.to(self.args.device))
         for name in ("smooth_l1", "cross_entropy", "accuracy"):

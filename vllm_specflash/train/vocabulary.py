@@ -24,6 +24,6 @@ def choose_vocabulary(answers: Iterable[list[int]], size: int) -> tuple[Tensor, 
 
 def target_to_draft(d2t: Tensor, target_vocab_size: int) -> Tensor:
     """Inverse of d2t: [V] draft index of each target id, -1 where the draft cannot propose it."""
-    t2d = torch.full((target_vocab_size,), -1)
-    t2d[d2t] = torch.arange(len(d2t))
+    t2d = torch.full((target_vocab_size,), -1, device=d2t.device)
+    t2d[d2t] = torch.arange(len(d2t), device=d2t.device)
     return t2d

@@ -68,8 +68,15 @@ class Family(ABC):
 
     @abstractmethod
     def spans(self, input_ids: Tensor, num_images: int) -> list[tuple[int, int]]:
-        """Spans of a sequence whose placeholders are expanded already. Raises ValueError when the images don't fit."""
+        """Spans of a sequence whose placeholders are expanded already, for that many images and videos.
+
+        Raises ValueError when they don't fit.
+        """
 
     @abstractmethod
     def batch_pixels(self, pixels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Pixel tensors of a batch of conversations as the model's forward takes them."""
+
+    def position_inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """What else the model's forward needs to place the tokens of input_ids [B, L]; nothing for most families."""
+        return {}

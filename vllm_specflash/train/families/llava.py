@@ -11,7 +11,7 @@ class LlavaFamily(VisionFamily):
         return [self.tokens_per_image] * len(features["pixel_values"])
 
     def spans(self, input_ids: Tensor, num_images: int) -> list[tuple[int, int]]:
-        return find_spans(input_ids, self.config.image_token_id, [self.tokens_per_image] * num_images)
+        return find_spans(input_ids, self.image_token_id, [self.tokens_per_image] * num_images)
 
     @property
     def tokens_per_image(self) -> int:

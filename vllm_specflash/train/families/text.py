@@ -19,7 +19,7 @@ class TextFamily(Family):
         return AutoTokenizer.from_pretrained(self.path)
 
     def encode(self, prompt: Prompt) -> Encoding:
-        if prompt.image_paths:
+        if prompt.sees:
             raise ValueError("the prompt has an image and the target is text-only")
         ids = self.tokenizer.apply_chat_template(
             prompt.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vllm_specflash.train.families.family import Encoding, Family, find_spans
+from vllm_specflash.train.images import read_image
 from vllm_specflash.train.prompts import Prompt
+from vllm_specflash.train.skipped import Unusable
 
 
 class VisionFamily(Family):
@@ -23,20 +25,29 @@ class VisionFamily(Family):
     def tokenizer(self):
         return self.processor.tokenizer
 
+    @property
+    def image_token_id(self) -> int:
+        """Of the placeholder that stands where visual tokens go. Raises Unusable where the config does not name it."""
+        token_id = getattr(self.config, "image_token_id", None)
+        if token_id is None:
+            raise Unusable("the target's config names no visual token", "image_token_id")
+        return token_id
+
     @abstractmethod
     def span_lengths(self, features: dict[str, Tensor]) -> list[int]:
         """Visual tokens of each image, in the prompt's order, from the processor's output."""
 
     def encode(self, prompt: Prompt) -> Encoding:
-        from PIL import Image
-
+        if prompt.video_paths:
+            # Which frames of it the target saw, only the engine knows that chose them.
+            raise Unusable("the prompt has a video, whose features only `specflash data --features` keeps")
         text = self.processor.apply_chat_template(self.chat_format(prompt), add_generation_prompt=True, tokenize=False)
-        images = [Image.open(path).convert("RGB") for path in prompt.image_paths]
+        images = [read_image(path) for path in prompt.image_paths]
         features = dict(self.processor(text=[text], images=images or None, return_tensors="pt"))
         ids = features.pop("input_ids")[0]
         pixels = {name: value for name, value in features.items() if name in self.pixel_names}
-        lengths = self.span_lengths(pixels) if images else []
-        return Encoding(ids, find_spans(ids, self.config.image_token_id, lengths), pixels)
+        spans = find_spans(ids, self.image_token_id, self.span_lengths(pixels)) if images else []
+        return Encoding(ids, spans, pixels)
 
     def chat_format(self, prompt: Prompt) -> list[dict]:
         """Messages whose contents are all lists of parts, as processors' templates expect."""
