@@ -20,6 +20,14 @@ class ServerFailed(RuntimeError):
     """The server did not start or did not answer; the message ends with the last lines of its log."""
 
 
+def metric(address: str, name: str) -> float:
+    """A metric of a server summed over its labels; counters by their name without `_total`."""
+    with urllib.request.urlopen(f"{address}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    pattern = re.compile(rf"{re.escape(name)}(_total)?(\{{.*\}})? (\S+)$")
+    return sum(float(found[3]) for found in map(pattern.match, lines) if found)
+
+
 class Server:
     """Started when the block begins, once it answers; gone when the block ends.
 
@@ -28,13 +36,23 @@ class Server:
         arguments: further ones of `vllm serve`.
         log: file for its output.
         startup_seconds: how long it may take to answer.
+        environment: variables to set for it.
 
     Raises:
         ServerFailed: it ended, or took longer.
     """
 
-    def __init__(self, model: str, arguments: Sequence[str], log: Path, startup_seconds: float = 900):
+    def __init__(
+        self,
+        model: str,
+        arguments: Sequence[str],
+        log: Path,
+        startup_seconds: float = 900,
+        environment: dict[str, str] | None = None,
+    ):
         self.log, self.startup_seconds = log, startup_seconds
+        # The server's engine always has a process of its own, whatever this process wants for its engines.
+        self._environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", **(environment or {})}
         port = _free_port()
         self.address = f"http://127.0.0.1:{port}"
         self._command = [str(Path(sys.executable).with_name("vllm")), "serve", model, "--host", "127.0.0.1"]
@@ -42,11 +60,9 @@ class Server:
 
     def __enter__(self) -> "Server":
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        # The server's engine always has a process of its own, whatever this process wants for its engines.
-        environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
         with self.log.open("w") as output:
             self._process = psutil.Popen(
-                self._command, stdout=output, stderr=subprocess.STDOUT, cwd=self.log.parent, env=environment
+                self._command, stdout=output, stderr=subprocess.STDOUT, cwd=self.log.parent, env=self._environment
             )
         try:
             self._wait_until_healthy()
@@ -67,11 +83,7 @@ class Server:
         return self._process.poll() is None
 
     def metric(self, name: str) -> float:
-        """A metric summed over its labels; counters by their name without `_total`."""
-        with urllib.request.urlopen(f"{self.address}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        pattern = re.compile(rf"{re.escape(name)}(_total)?(\{{.*\}})? (\S+)$")
-        return sum(float(found[3]) for found in map(pattern.match, lines) if found)
+        return metric(self.address, name)
 
     def resident_bytes(self) -> int:
         """Resident memory of all its processes."""
