@@ -71,6 +71,10 @@ def test_wheel_holds_the_shipped_weights(wheel):
     assert shipped <= set(wheel)
 
 
+def test_wheel_holds_the_template_of_inspect(wheel):
+    assert "vllm_specflash/inspection/page.html" in wheel
+
+
 @pytest.fixture
 def site_packages(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu_setup.metadata, "version", lambda name: "0.32.0")
