@@ -43,9 +43,8 @@ def supported() -> str:
 
 def speed() -> str:
     """Speed-ups as `specflash bench` recorded them: medians, and from the least to the greatest repeat."""
-    return _table(
-        "| task | batch | method | decoding | end to end | tokens per step | same answers |", map(_speed_row, _measured())
-    )
+    header = "| task | batch | method | decoding | end to end | tokens per step | same answers |"
+    return _table(header, map(_speed_row, _measured()))
 
 
 def step() -> str:
@@ -78,8 +77,9 @@ def soak() -> str:
 
 
 def device() -> str:
-    facts = json.loads((RESULTS / "bench-cpu.json").read_text(encoding="utf-8"))
-    return f"{facts['device']['cores']} cores of an {facts['device']['cpu']}, vLLM {facts['provenance']['versions']['vllm']}"
+    record = json.loads((RESULTS / "bench-cpu.json").read_text(encoding="utf-8"))
+    machine, versions = record["device"], record["provenance"]["versions"]
+    return f"{machine['cores']} cores of an {machine['cpu']}, vLLM {versions['vllm']}"
 
 
 GENERATED: dict[str, Callable[[], str]] = {

@@ -17,6 +17,8 @@ from vllm_specflash.cli import app
 
 FOUND = [(page, " ".join(line.split())) for page in [*PAGES, README] for line in commands(page)]
 
+IDS = [f"{page.stem}: {line.split('#')[0].strip()}" for page, line in FOUND]
+
 
 def _understood_by_specflash(words: list[str]) -> None:
     command = typer.main.get_command(app).get_command(None, words[0])
@@ -64,7 +66,7 @@ def _runnable(words: list[str]) -> None:
     assert all(word in source for word in words[1:] if word.startswith("--"))
 
 
-@pytest.mark.parametrize("page, line", FOUND, ids=[f"{page.stem}: {line.split('#')[0].strip()}" for page, line in FOUND])
+@pytest.mark.parametrize("page, line", FOUND, ids=IDS)
 def test_command_is_understood(page, line, request):
     program, *words = shlex.split(line, comments=True)
     if program == "specflash":
@@ -92,7 +94,8 @@ def test_command_is_understood(page, line, request):
 def test_pages_have_commands():
     """The net above is not empty."""
     assert len(FOUND) > 30
-    assert {shlex.split(line, comments=True)[0] for _, line in FOUND} >= {"specflash", "vllm", "pip", "make", "python", "curl"}
+    programs = {shlex.split(line, comments=True)[0] for _, line in FOUND}
+    assert programs >= {"specflash", "vllm", "pip", "make", "python", "curl"}
 
 
 def test_doctor_without_a_target_runs():

@@ -114,7 +114,8 @@ def test_page_shows_pictures_latents_answer_and_steps(page):
     html, printed = page
     # Two pictures, four latents each.
     assert html.count("<figure>") == 8 and html.count("16 latents") == 0 and html.count("4 x 4 visual tokens") == 2
-    answer = "".join(unescape(piece) for piece in re.findall(r'<a class="(?:own|accepted)"[^>]*>(.*?)</a>', html, re.DOTALL))
+    pieces = re.findall(r'<a class="(?:own|accepted)"[^>]*>(.*?)</a>', html, re.DOTALL)
+    answer = unescape("".join(pieces))
     assert len(answer) == 24 and answer.strip()[:8] in printed
     steps = re.findall(r'<li id="step-(\d+)">', html)
     assert steps == [str(number + 1) for number in range(len(steps))] and len(steps) > 4

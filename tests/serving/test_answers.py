@@ -97,8 +97,8 @@ def test_logprobs_are_the_targets(ask, plain):
 
 def test_a_shared_prefix_is_computed_once(server, ask):
     """The block size is 128 on CPUs: one block of words, then an image in the second."""
-    long = [{"type": "text", "text": "words and more words. " * 8}, image(data_url(21)), {"type": "text", "text": "what?"}]
-    messages = [{"role": "user", "content": long}]
+    words = {"type": "text", "text": "words and more words. " * 8}
+    messages = [{"role": "user", "content": [words, image(data_url(21)), {"type": "text", "text": "what?"}]}]
     first = ask(messages).choices[0].message.content
     hits = counter(server, "vllm:prefix_cache_hits")
     assert ask(messages).choices[0].message.content == first

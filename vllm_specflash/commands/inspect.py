@@ -36,6 +36,5 @@ def run(
         raise typer.Exit(1) from None
     out.write_text(page(inspected, prompt, image, one.model, one.draft), encoding="utf-8")
     console.print(inspected.text, highlight=False, markup=False)
-    console.print(
-        f"{inspected.record.tokens_per_step:.2f} tokens per decoding step; written: {out}", highlight=False, markup=False
-    )
+    gained = f"{inspected.record.tokens_per_step:.2f} tokens per decoding step"
+    console.print(f"{gained}; written: {out}", highlight=False, markup=False)

@@ -50,6 +50,7 @@ def _image(path: Path, span: Span) -> dict:
 def _step(step: Step, names: dict[int, str], slowest: float) -> dict:
     # Prefill is far longer than any decode: its bar ends where the page does.
     scale = 100 / max(slowest, step.seconds)
+    nodes = [{"text": visible(names[node.token]), "fate": fate} for node, fate in zip(step.draft, step.fates)]
     return {
         "kind": _kind(step),
         "ms": 1e3 * step.seconds,
@@ -58,10 +59,7 @@ def _step(step: Step, names: dict[int, str], slowest: float) -> dict:
         "target_share": scale * step.target_seconds,
         "draft_share": scale * step.draft_seconds,
         "own": visible(names[step.emitted[-1]]) if step.emitted else None,
-        "branches": [
-            {"depth": depth, "nodes": [{"text": visible(names[step.draft[i].token]), "fate": step.fates[i]} for i in nodes]}
-            for depth, nodes in branches(step)
-        ],
+        "branches": [{"depth": depth, "nodes": [nodes[i] for i in line]} for depth, line in branches(step)],
     }
 
 

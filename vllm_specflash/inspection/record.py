@@ -75,7 +75,8 @@ class Span:
             merged = math.isqrt(frames * rows * columns // count)
             if merged and frames * (rows // merged) * (columns // merged) == count:
                 return frames, rows // merged, columns // merged
-        rows = min((r for r in range(1, count + 1) if count % r == 0), key=lambda r: abs(math.log(count / r / r / aspect)))
+        divisors = [rows for rows in range(1, count + 1) if count % rows == 0]
+        rows = min(divisors, key=lambda rows: abs(math.log(count / rows / rows / aspect)))
         return 1, rows, count // rows
 
     def width(self, latent: int) -> float:

@@ -51,9 +51,10 @@ def chat_messages(prompt: Prompt) -> list[dict]:
             return part
         return {"type": "image_url", "image_url": {"url": data_url(Path(part["path"]))}}
 
-    return [
-        m if isinstance(m["content"], str) else {**m, "content": [part(p) for p in m["content"]]} for m in prompt.messages
-    ]
+    def content(whole: str | list[dict]) -> str | list[dict]:
+        return whole if isinstance(whole, str) else [part(one) for one in whole]
+
+    return [{**message, "content": content(message["content"])} for message in prompt.messages]
 
 
 def data_url(path: Path) -> str:

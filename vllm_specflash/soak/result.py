@@ -83,7 +83,8 @@ class SoakResult:
         )
         if self.memory:
             grown = "not judged, too short" if self.memory_growth is None else f"{self.memory_growth:+.2%}"
-            yield f"resident memory {self.memory[-1][1] / MIB:.0f} MiB at the end; growth after the start-up phase {grown}"
+            end = self.memory[-1][1] / MIB
+            yield f"resident memory {end:.0f} MiB at the end; growth after the start-up phase {grown}"
         agreement = self.agreement
         yield f"{agreement.identical} of {agreement.compared} greedy answers identical to plain vLLM's"
         for difference in agreement.differences:
