@@ -1,6 +1,9 @@
 """A page about a tiny model's answer, and the recording behind it."""
 
+import json
 import re
+import shutil
+import subprocess
 from html import unescape
 from html.parser import HTMLParser
 
@@ -128,3 +131,28 @@ def test_a_missing_picture_is_one_sentence(image_target, tmp_path):
     result = CliRunner().invoke(app, ["inspect", *arguments])
     assert result.exit_code == 1
     assert "There is no picture" in result.output and "Traceback" not in result.output
+
+
+PHONE = 360
+MEASURE = """
+<iframe id="frame" src="{page}" style="width:{width}px;height:640px;border:0"></iframe><pre id="out"></pre>
+<script>frame.onload = () => {{
+  const shown = frame.contentDocument, root = shown.documentElement;
+  out.textContent = JSON.stringify({{
+    room: root.clientWidth, needed: root.scrollWidth, broken: [...shown.images].filter(i => !i.naturalWidth).length,
+    looks: [...shown.querySelectorAll(".looks .view")].filter(v => v.clientHeight > 40).length,
+  }});
+}};</script>
+"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no browser here")
+def test_page_in_a_browser_as_narrow_as_a_phone(page, tmp_path):
+    (tmp_path / "page.html").write_text(page[0])
+    (tmp_path / "phone.html").write_text(MEASURE.format(page="page.html", width=PHONE))
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000", f"file://{tmp_path}/phone.html"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    measured = json.loads(re.search(r'<pre id="out">(.*?)</pre>', run.stdout)[1])
+    assert measured["needed"] <= measured["room"] <= PHONE
+    assert measured["broken"] == 0 and measured["looks"] == 8

@@ -34,7 +34,8 @@ def run(
     except (ValueError, OSError) as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
-    out.write_text(page(inspected, prompt, image, one.model, one.draft), encoding="utf-8")
+    draft_name = Path(one.draft).name if one.draft else None
+    out.write_text(page(inspected, prompt, image, one.name, draft_name), encoding="utf-8")
     console.print(inspected.text, highlight=False, markup=False)
     gained = f"{inspected.record.tokens_per_step:.2f} tokens per decoding step"
     console.print(f"{gained}; written: {out}", highlight=False, markup=False)
