@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
 from vllm_specflash import compat
 from vllm_specflash.cli import COMMANDS
@@ -47,6 +48,21 @@ def speed() -> str:
     return _table(header, map(_speed_row, _measured()))
 
 
+def first_token() -> str:
+    """Medians of the time from a request's arrival to its first token, all prompts and repeats, in milliseconds."""
+    seconds: dict[tuple, list[float]] = {}
+    for file, tasks in SPEED_FILES.items():
+        for one in json.loads((RESULTS / file).read_text(encoding="utf-8"))["passes"]:
+            if one["task"] in tasks:
+                found = seconds.setdefault((one["task"], one["batch_size"], one["method"]), [])
+                found += [output["first_seconds"] for output in one["outputs"]]
+    rows = []
+    for (task, batch, method), found in seconds.items():
+        plain = median(seconds[task, batch, "plain"])
+        rows.append(f"| {task} | {batch} | {method} | {1e3 * median(found):.0f} | {median(found) / plain:.2f}x |")
+    return _table("| task | batch | method | ms to the first token | of plain vLLM's |", rows)
+
+
 def step() -> str:
     """Where a decoding step's time went, in milliseconds."""
     rows = [row for file in SPEED_FILES for row in _summary(file)]
@@ -83,7 +99,7 @@ def device() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (options, commands, supported, speed, step, identity, soak, device)
+    made.__name__: made for made in (options, commands, supported, speed, first_token, step, identity, soak, device)
 }
 
 

@@ -150,8 +150,8 @@ MEASURE = """
 def test_page_in_a_browser_as_narrow_as_a_phone(page, tmp_path):
     (tmp_path / "page.html").write_text(page[0])
     (tmp_path / "phone.html").write_text(MEASURE.format(page="page.html", width=PHONE))
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
-    command += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000", f"file://{tmp_path}/phone.html"]
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += ["--dump-dom", f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000", f"file://{tmp_path}/phone.html"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     measured = json.loads(re.search(r'<pre id="out">(.*?)</pre>', run.stdout)[1])
     assert measured["needed"] <= measured["room"] <= PHONE
