@@ -93,14 +93,22 @@ def soak() -> str:
 
 
 def device() -> str:
-    record = json.loads((RESULTS / "bench-cpu.json").read_text(encoding="utf-8"))
-    machine, versions = record["device"], record["provenance"]["versions"]
-    return f"{machine['cores']} cores of an {machine['cpu']}, vLLM {versions['vllm']}"
+    return _machine("bench-cpu.json")
+
+
+def soaked_on() -> str:
+    return _machine("soak-cpu.json")
 
 
 GENERATED: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (options, commands, supported, speed, first_token, step, identity, soak, device)
+    made.__name__: made for made in (options, commands, supported, speed, first_token, step, identity, soak, device, soaked_on)
 }
+
+
+def _machine(file: str) -> str:
+    record = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    machine, versions = record["device"], record["provenance"]["versions"]
+    return f"{machine['cores']} cores of an {machine['cpu']}, vLLM {versions['vllm']}"
 
 
 def _summary(file: str) -> list[dict]:

@@ -35,6 +35,11 @@ def test_fates_of_nodes(draft, emitted, fates):
     assert step(draft, emitted).fates == fates.split()
 
 
+def test_a_record_that_contradicts_itself_is_not_drawn():
+    with pytest.raises(ValueError, match="not drafted after node 0"):
+        step(CHAIN, [10, 12, 99]).fates
+
+
 def test_a_chain_is_one_line_and_a_tree_a_line_per_branch():
     assert list(branches(step(CHAIN, [99]))) == [(0, [0, 1, 2, 3])]
     assert list(branches(step(TREE, [99]))) == [(0, [0, 2, 5]), (1, [3]), (0, [1, 4])]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import re
+import sys
 
 import pytest
 from engines import noise_image
@@ -15,6 +16,7 @@ from vllm_specflash.soak.clients import ask, run_clients
 from vllm_specflash.soak.memory import growth
 from vllm_specflash.soak.request import Request, draw_request
 from vllm_specflash.soak.result import Held, SoakResult
+from vllm_specflash.soak.server import Server, ServerFailed
 from vllm_specflash.train.prompts import Prompt
 
 MIB = 2**20
@@ -119,6 +121,13 @@ def test_requests_are_of_every_kind():
     aborted = sum(request.leaves_after is not None for request in drawn)
     assert 150 < greedy < 250 and 60 < aborted < 140
     assert {"seed" in request.arguments for request in drawn if not request.greedy} == {True, False}
+
+
+def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path):
+    server = Server("nothing", [], tmp_path / "log.txt")
+    server._command = [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"]
+    with pytest.raises(ServerFailed, match="vllm serve ended with 3.\n.*log.txt:\nno such model"):
+        server.__enter__()
 
 
 def test_a_server_that_is_not_there_is_an_error():

@@ -31,10 +31,17 @@ class Step:
 
     @property
     def accepted(self) -> list[int]:
-        """Indices of the accepted nodes, from the root down; one fewer than the tokens emitted."""
+        """Indices of the accepted nodes, from the root down; one fewer than the tokens emitted.
+
+        Raises:
+            ValueError: a token was emitted that no node could be accepted for: the record is not of this answer.
+        """
+        children = {(node.parent, node.token): index for index, node in enumerate(self.draft)}
         path, at = [], ROOT
         for token in self.emitted[:-1]:
-            at = next(i for i, node in enumerate(self.draft) if (node.parent, node.token) == (at, token))
+            if (at, token) not in children:
+                raise ValueError(f"Token {token} was emitted in mid-step, but not drafted after node {at}.")
+            at = children[at, token]
             path.append(at)
         return path
 

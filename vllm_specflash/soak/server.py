@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -73,10 +74,13 @@ class Server:
 
     def __exit__(self, *_) -> None:
         family = self._family()
-        self._process.terminate()
+        # It may have ended by itself, as may any of its processes meanwhile.
+        with suppress(psutil.NoSuchProcess):
+            self._process.terminate()
         _, alive = psutil.wait_procs(family, STOP_SECONDS)
         for process in alive:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     @property
     def alive(self) -> bool:
