@@ -22,6 +22,7 @@ class Outcome:
         token_ids: as far as they came.
         aborted: the client left.
         error: in one line; None where all went well.
+        began, first, last: time.monotonic() when it was asked, and of its first and last piece with tokens.
     """
 
     request: Request
@@ -30,11 +31,14 @@ class Outcome:
     finish_reason: str | None = None
     aborted: bool = False
     error: str | None = None
+    began: float = 0.0
+    first: float = 0.0
+    last: float = 0.0
 
 
 async def ask(client: AsyncOpenAI, request: Request) -> Outcome:
     """The answer, streamed; an error is an outcome like others."""
-    outcome = Outcome(request, [])
+    outcome = Outcome(request, [], began=time.monotonic())
     try:
         stream = await client.chat.completions.create(**request.arguments, stream=True)
         pieces = 0
@@ -42,6 +46,9 @@ async def ask(client: AsyncOpenAI, request: Request) -> Outcome:
             return await _leave(stream, outcome)
         async for piece in stream:
             for choice in piece.choices:
+                if getattr(choice, "token_ids", None):
+                    outcome.last = time.monotonic()
+                    outcome.first = outcome.first or outcome.last
                 outcome.token_ids += getattr(choice, "token_ids", None) or []
                 outcome.text += choice.delta.content or ""
                 outcome.finish_reason = choice.finish_reason or outcome.finish_reason
