@@ -65,7 +65,8 @@ class ServedPass:
         """Raises ValueError where a request failed."""
         failed = [outcome.error for outcome in outcomes if outcome.error]
         if failed:
-            raise ValueError(f"{len(failed)} of {len(outcomes)} requests failed, see the server's log; first: {failed[0]}")
+            count = f"{len(failed)} of {len(outcomes)}"
+            raise ValueError(f"{count} requests failed, see the server's log; first: {failed[0]}")
         tokens = sum(len(outcome.token_ids) for outcome in outcomes)
         return cls(
             decode=sum(o.last - o.first for o in outcomes) / max(1, tokens - len(outcomes)),
@@ -126,7 +127,8 @@ def measure_served(
 def _prompts(document: Document, target: Target, task: str, data: Path) -> list[Prompt]:
     ids = document.prompts(target.name, task)
     if not ids:
-        raise ValueError(f"{document.path} has no prompts of task {task!r} for {target.name}: name one that was measured.")
+        where = f"{document.path} has no prompts of task {task!r} for {target.name}"
+        raise ValueError(f"{where}: name one that was measured.")
     by_id = {prompt.id: prompt for prompt in load_task(task, data)}
     return [by_id[prompt_id] for prompt_id in ids]
 
