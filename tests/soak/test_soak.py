@@ -71,6 +71,8 @@ def test_a_soak_does_what_it_claims(soaked):
     agreement = result["agreement"]
     assert agreement["compared"] > 3 and agreement["identical"] == agreement["compared"], output
     assert "greedy answers identical to plain vLLM's" in output
+    # A budget that holds five blocks, for six clients of two blocks each.
+    assert result["peak_kv_cache"] >= 0.6 and result["preemptions"] > 0
     assert record["summary"] and record["options"]["kv_cache_mib"] == 1
 
 
@@ -89,8 +91,8 @@ def test_memory_of_the_start_up_phase_is_left_out():
 
 CLEAN = SoakResult(
     seconds=60.0, requests=10, completed=8, aborted=2, by_kind={"chat": 10, "greedy": 5}, errors={}, draft_failures=0,
-    generated_tokens=100, held=Held(0, 0, 0), preemptions=0, tokens_per_step=2.0, memory=[(0.0, MIB)],
-    memory_growth=0.001, agreement=Agreement(5, 5, []),
+    generated_tokens=100, held=Held(0, 0, 0), preemptions=0, peak_kv_cache=0.5, tokens_per_step=2.0,
+    memory=[(0.0, MIB)], memory_growth=0.001, agreement=Agreement(5, 5, []),
 )  # fmt: skip
 
 

@@ -49,6 +49,8 @@ def run(
     if out is not None:
         record = {"provenance": provenance(), "device": device(), "options": asdict(options), "target": asdict(one),
                   "summary": lines, "result": asdict(result)}  # fmt: skip
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        # A line per part: hundreds of memory samples would else be a line each.
+        parts = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in record.items())
+        out.write_text(f"{{\n{parts}\n}}\n", encoding="utf-8")
     if not result.clean:
         raise typer.Exit(1)

@@ -35,7 +35,8 @@ class SoakResult:
         errors: their messages, with how often each came.
         draft_failures: times the server's log says that drafting failed.
         held: once everything was quiet.
-        preemptions: by vLLM's counter: how tight the KV cache was.
+        preemptions: by vLLM's counter.
+        peak_kv_cache: greatest share of the KV cache seen in use: how tight it was.
         tokens_per_step: 1 + accepted / drafts, by vLLM's counters.
         memory: resident memory of the server's processes over time.
         memory_growth: after the start-up phase, as a share; None where the soak was too short.
@@ -52,6 +53,7 @@ class SoakResult:
     generated_tokens: int
     held: Held
     preemptions: float
+    peak_kv_cache: float
     tokens_per_step: float
     memory: Sequence[Sample]
     memory_growth: float | None
@@ -75,7 +77,7 @@ class SoakResult:
             yield "drafting failed: see the server's log"
         yield (
             f"{self.generated_tokens} tokens received, {self.tokens_per_step:.2f} per step and request, "
-            f"{self.preemptions:.0f} preemptions"
+            f"{self.preemptions:.0f} preemptions, up to {self.peak_kv_cache:.0%} of the KV cache in use"
         )
         yield (
             f"afterwards {self.held.running:.0f} requests running, {self.held.waiting:.0f} waiting, "

@@ -54,6 +54,9 @@ class Server:
         self.log, self.startup_seconds = log, startup_seconds
         # The server's engine always has a process of its own, whatever this process wants for its engines.
         self._environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", **(environment or {})}
+        if "--kv-cache-memory-bytes" in arguments:
+            # On CPUs vLLM would take this over the argument.
+            self._environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
         port = _free_port()
         self.address = f"http://127.0.0.1:{port}"
         self._command = [str(Path(sys.executable).with_name("vllm")), "serve", model, "--host", "127.0.0.1"]

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from vllm_specflash.soak.server import Server
 from vllm_specflash.train.prompts import Prompt
 
 MODEL = "soaked"
-SAMPLE_SECONDS = 5.0
+SAMPLE_SECONDS = 2.0
+KV_CACHE_USAGE = "vllm:kv_cache_usage_perc"
 # vLLM frees what an aborted request held within a step or two.
 CALM_SECONDS = 30.0
 # What engine/runner.py logs once where drafting fails.
@@ -61,7 +63,7 @@ def soak(target: Target, prompts: Sequence[Prompt], options: SoakOptions, logs: 
     with Server(target.model, _arguments(target, options), logs / "soak-server.log") as server:
         announce(f"{options.clients} clients for {options.minutes:g} minutes")
         began = time.monotonic()
-        outcomes, memory = asyncio.run(_load(server, prompts, options, announce))
+        outcomes, watched = asyncio.run(_load(server, prompts, options, announce))
         seconds = time.monotonic() - began
         held = _wait_until_calm(server)
         preemptions = server.metric("vllm:num_preemptions")
@@ -81,9 +83,10 @@ def soak(target: Target, prompts: Sequence[Prompt], options: SoakOptions, logs: 
         generated_tokens=sum(len(outcome.token_ids) for outcome in outcomes),
         held=held,
         preemptions=preemptions,
+        peak_kv_cache=max(watched.kv_cache, default=0.0),
         tokens_per_step=1 + accepted / max(1.0, drafts),
-        memory=memory,
-        memory_growth=growth(memory, 60 * options.settle_minutes),
+        memory=watched.memory,
+        memory_growth=growth(watched.memory, 60 * options.settle_minutes),
         agreement=compare(reference, [_output(outcome) for outcome in done if outcome.request.greedy]),
     )
 
@@ -96,18 +99,29 @@ def _arguments(target: Target, options: SoakOptions) -> list[str]:
     return given + (["--enforce-eager"] if options.enforce_eager else [])
 
 
+@dataclass
+class _Watched:
+    """Seen every few seconds: (seconds, resident bytes), and the share of the KV cache in use."""
+
+    memory: list[Sample] = field(default_factory=list)
+    kv_cache: list[float] = field(default_factory=list)
+
+
 async def _load(
     server: Server, prompts: Sequence[Prompt], options: SoakOptions, announce: Announce
-) -> tuple[list[Outcome], list[Sample]]:
-    memory: list[Sample] = []
+) -> tuple[list[Outcome], _Watched]:
+    watched = _Watched()
     began = time.monotonic()
 
     async def watch() -> None:
         while True:
             now = time.monotonic() - began
-            memory.append((round(now, 1), server.resident_bytes()))
-            if len(memory) % 12 == 1:
-                announce(f"after {now:.0f} s: {memory[-1][1] / MIB:.0f} MiB")
+            watched.memory.append((round(now, 1), server.resident_bytes()))
+            if len(watched.memory) % 30 == 1:
+                announce(f"after {now:.0f} s: {watched.memory[-1][1] / MIB:.0f} MiB")
+            # A server that does not answer shows in the clients' outcomes.
+            with suppress(OSError):
+                watched.kv_cache.append(await asyncio.to_thread(server.metric, KV_CACHE_USAGE))
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def draw(rng):
@@ -116,7 +130,7 @@ async def _load(
         )
 
     outcomes = await run_clients(server.address, options.clients, draw, 60 * options.minutes, options.seed, [watch])
-    return outcomes, memory
+    return outcomes, watched
 
 
 def _wait_until_calm(server: Server) -> Held:
@@ -126,7 +140,7 @@ def _wait_until_calm(server: Server) -> Held:
         held = Held(
             running=server.metric("vllm:num_requests_running"),
             waiting=server.metric("vllm:num_requests_waiting"),
-            kv_cache=server.metric("vllm:kv_cache_usage_perc"),
+            kv_cache=server.metric(KV_CACHE_USAGE),
         )
         if held.nothing or time.monotonic() > deadline:
             return held
