@@ -86,6 +86,19 @@ def identity() -> str:
     )
 
 
+def served() -> str:
+    """Speed-ups that clients of a server saw, beside the offline ones, as `specflash served` recorded them."""
+    record = json.loads((RESULTS / "served-cpu.json").read_text(encoding="utf-8"))
+    rows = (
+        f"| {row['task']} | {row['clients']} | {_spread(row['decode_speed_up'])} | {row['offline_decode']:.2f}x | "
+        f"{_spread(row['end_to_end_speed_up'])} | {row['offline_end_to_end']:.2f}x | {row['first_ms']:.0f} | "
+        f"{row['plain_first_ms']:.0f} |"
+        for row in record["rows"]
+    )
+    header = "| task | clients | decoding | offline | end to end | offline | ms to the first token | plain vLLM's |"
+    return _table(header, rows)
+
+
 def soak() -> str:
     """The result of `specflash soak`, line by line."""
     record = json.loads((RESULTS / "soak-cpu.json").read_text(encoding="utf-8"))
@@ -100,9 +113,8 @@ def soaked_on() -> str:
     return _machine("soak-cpu.json")
 
 
-GENERATED: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (options, commands, supported, speed, first_token, step, identity, soak, device, soaked_on)
-}
+MAKERS = (options, commands, supported, speed, first_token, step, identity, served, soak, device, soaked_on)
+GENERATED: dict[str, Callable[[], str]] = {made.__name__: made for made in MAKERS}
 
 
 def _machine(file: str) -> str:
@@ -120,14 +132,15 @@ def _measured() -> Iterator[dict]:
     return (row for file in SPEED_FILES for row in _summary(file) if row["decode_speed_up"])
 
 
-def _speed_row(row: dict) -> str:
-    def spread(name: str) -> str:
-        found = row[name]
-        return f"{found['median']:.2f}x ({found['least']:.2f}-{found['greatest']:.2f})"
+def _spread(found: dict) -> str:
+    return f"{found['median']:.2f}x ({found['least']:.2f}-{found['greatest']:.2f})"
 
+
+def _speed_row(row: dict) -> str:
+    same = row["identical"].replace("/", " of ")
     return (
-        f"| {row['task']} | {row['batch_size']} | {row['method']} | {spread('decode_speed_up')} | "
-        f"{spread('end_to_end_speed_up')} | {row['acceptance_length']:.2f} | {row['identical'].replace('/', ' of ')} |"
+        f"| {row['task']} | {row['batch_size']} | {row['method']} | {_spread(row['decode_speed_up'])} | "
+        f"{_spread(row['end_to_end_speed_up'])} | {row['acceptance_length']:.2f} | {same} |"
     )
 
 
