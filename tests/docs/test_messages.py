@@ -44,7 +44,8 @@ def test_what_is_quoted_is_said(quoted):
 
 
 def test_all_that_is_said_is_quoted():
-    said = {sentence for file in FILES for sentence in _errors(file)}
+    # One of them only joins two others.
+    said = {sentence for file in FILES for sentence in _errors(file) if re.search("[a-z]{3}", sentence)}
     assert len(said) > 15
     missing = sorted(said - set(QUOTED))
     assert not missing, f"explain these in {PAGE.relative_to(ROOT)}, as quotes:\n" + "\n".join(missing)
