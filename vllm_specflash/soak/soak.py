@@ -48,6 +48,7 @@ class SoakOptions:
     max_model_len: int = option(1024, "Of the server.")
     dtype: str = option("float32", "In bfloat16 plain vLLM differs from itself.")
     enforce_eager: bool = option(False, "Without compilation: starts sooner.")
+    plain: bool = option(False, "Without SpecFLASH: tells what vLLM itself does under this load.")
     settle_minutes: float = option(2.0, "Memory growth is judged after this.")
     seed: int = option(0, "Of the clients' choices.")
 
@@ -92,10 +93,11 @@ def soak(target: Target, prompts: Sequence[Prompt], options: SoakOptions, logs: 
 
 
 def _arguments(target: Target, options: SoakOptions) -> list[str]:
-    given = ["--served-model-name", MODEL, "--spec-method", METHOD, "--dtype", options.dtype, "--seed", "0"]
+    given = ["--served-model-name", MODEL, "--dtype", options.dtype, "--seed", "0"]
     given += ["--max-model-len", str(options.max_model_len), "--max-num-seqs", str(options.clients)]
     given += ["--kv-cache-memory-bytes", str(options.kv_cache_mib * MIB), "--limit-mm-per-prompt", '{"image": 8}']
-    given += ["--spec-model", target.draft] if target.draft else []
+    if not options.plain:
+        given += ["--spec-method", METHOD] + (["--spec-model", target.draft] if target.draft else [])
     return given + (["--enforce-eager"] if options.enforce_eager else [])
 
 
