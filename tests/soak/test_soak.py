@@ -11,12 +11,14 @@ from engines import noise_image
 from typer.testing import CliRunner
 
 from vllm_specflash.bench.identity import Agreement, Difference
+from vllm_specflash.bench.targets import Target
 from vllm_specflash.cli import app
 from vllm_specflash.soak.clients import ask, run_clients
 from vllm_specflash.soak.memory import growth
 from vllm_specflash.soak.request import Request, draw_request
 from vllm_specflash.soak.result import Held, SoakResult
 from vllm_specflash.soak.server import Server, ServerFailed
+from vllm_specflash.soak.soak import SoakOptions, _arguments
 from vllm_specflash.train.prompts import Prompt
 
 MIB = 2**20
@@ -113,6 +115,13 @@ CLEAN = SoakResult(
 def test_a_fault_is_not_clean(fault):
     assert CLEAN.clean
     assert not SoakResult(**{**vars(CLEAN), **fault}).clean
+
+
+def test_plain_differs_from_ours_by_the_speculation_alone():
+    target = Target("tiny", "folder", "draft", ("words",))
+    ours, plain = _arguments(target, SoakOptions()), _arguments(target, SoakOptions(plain=True))
+    assert [word for word in ours if word not in plain] == ["--spec-method", "specflash", "--spec-model", "draft"]
+    assert set(plain) < set(ours)
 
 
 def test_requests_are_of_every_kind():
