@@ -10,7 +10,7 @@ UV := $(VENV)/bin/uv --quiet
 # Compiled modules are kept on first import: each vLLM engine process would otherwise compile thousands anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test compat clean
+.PHONY: setup demo docs test compat clean
 
 setup: $(READY)
 
@@ -32,6 +32,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/pytest --ignore=tests/compat $(ARGS)
+
+# Pages in build/site, warnings as errors.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict $(ARGS)
 
 # Needs the network once per vLLM release checked; says so and skips without it.
 compat: $(READY)

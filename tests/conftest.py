@@ -44,6 +44,6 @@ def server(image_target, tmp_path_factory):
 
     log = tmp_path_factory.mktemp("server") / "log.txt"
     options = ["--speculative-config", "specflash", "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
-    options += ["--kv-cache-memory-bytes", str(64 << 20)]
-    with serve(image_target, log, *options) as address:
+    options += ["--kv-cache-memory-bytes", str(64 << 20), "--limit-mm-per-prompt", '{"image": 4}']
+    with serve(image_target, log, *options, VLLM_MAX_IMAGE_PIXELS="1000000") as address:
         yield address

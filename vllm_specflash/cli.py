@@ -12,7 +12,10 @@ COMMANDS = {
     "ablate": "One table of what each choice in a draft is worth.",
     "convert": "A checkpoint in the authors' layout, as one of ours.",
     "bench": "Speed against plain vLLM and its own methods, on the same prompts in the same run.",
+    "served": "What of a benchmark's speed-up reaches the clients of a server.",
     "identity": "Whether greedy answers are those of plain vLLM, in float32.",
+    "soak": "A server under load: errors, leaks, memory, and whether its answers stay plain vLLM's.",
+    "inspect": "One answer as a page: where latents look, what was drafted and accepted, the time of every step.",
     "demo": "Held-out pictures, clips and chat, plain vLLM beside SpecFLASH.",
     "doctor": "Whether this machine, this vLLM, a target and a draft fit together.",
 }

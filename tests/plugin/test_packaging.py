@@ -27,7 +27,7 @@ def test_lock_satisfies_what_we_declare():
     locked = {**_locked(), "torch": "2.13.0"}
     # Plots and training logs are no part of the tested environment.
     declared = [r for r in map(Requirement, metadata.requires("vllm-specflash")) if r.marker is None or any(
-        r.marker.evaluate({"extra": extra}) for extra in ("cpu", "demo", "test")
+        r.marker.evaluate({"extra": extra}) for extra in ("cpu", "demo", "docs", "soak", "test")
     )]  # fmt: skip
     unmet = [str(r) for r in declared if not r.specifier.contains(locked.get(canonicalize_name(r.name), "0"))]
     assert not unmet
@@ -69,6 +69,10 @@ def test_wheel_holds_the_shipped_weights(wheel):
     weights = ROOT / "vllm_specflash" / "demo" / "weights"
     shipped = {path.relative_to(ROOT).as_posix() for path in weights.rglob("*") if path.is_file()}
     assert shipped <= set(wheel)
+
+
+def test_wheel_holds_the_template_of_inspect(wheel):
+    assert "vllm_specflash/inspection/page.html" in wheel
 
 
 @pytest.fixture

@@ -1,0 +1,76 @@
+"""What follows from a recorded answer."""
+
+import math
+
+import pytest
+
+from vllm_specflash.inspection.page import branches, visible
+from vllm_specflash.inspection.record import Node, Record, Span, Step
+
+
+def step(draft: list[tuple[int, int]], emitted: list[int], scheduled: int | None = None) -> Step:
+    """`draft` as (token, parent) pairs."""
+    return Step(scheduled or 1 + len(draft), [Node(*node) for node in draft], emitted, 0.02, 0.005)
+
+
+CHAIN = [(10, -1), (11, 0), (12, 1), (13, 2)]
+# 10 and 20 follow the root; 11 and 12 follow 10; 21 follows 20; 13 follows 11.
+TREE = [(10, -1), (20, -1), (11, 0), (12, 0), (21, 1), (13, 2)]
+
+
+@pytest.mark.parametrize(
+    "draft, emitted, fates",
+    [
+        (CHAIN, [10, 11, 12, 13, 99], "accepted accepted accepted accepted"),
+        (CHAIN, [10, 11, 99], "accepted accepted rejected unreached"),
+        (CHAIN, [99], "rejected unreached unreached unreached"),
+        # The target's own token may be what a later node says; that node was still not accepted.
+        (CHAIN, [10, 12], "accepted rejected unreached unreached"),
+        (TREE, [10, 11, 13, 99], "accepted rejected accepted rejected unreached accepted"),
+        (TREE, [20, 99], "rejected accepted unreached unreached rejected unreached"),
+        ([], [99], ""),
+    ],
+)
+def test_fates_of_nodes(draft, emitted, fates):
+    assert step(draft, emitted).fates == fates.split()
+
+
+def test_a_record_that_contradicts_itself_is_not_drawn():
+    with pytest.raises(ValueError, match="not drafted after node 0"):
+        step(CHAIN, [10, 12, 99]).fates
+
+
+def test_a_chain_is_one_line_and_a_tree_a_line_per_branch():
+    assert list(branches(step(CHAIN, [99]))) == [(0, [0, 1, 2, 3])]
+    assert list(branches(step(TREE, [99]))) == [(0, [0, 2, 5]), (1, [3]), (0, [1, 4])]
+
+
+def test_tokens_say_how_they_came():
+    record = Record([step([], [], 512), step([], [1], 88), step(CHAIN, [10, 11, 2]), step([], [3])], [])
+    assert record.tokens() == [
+        (1, 1, "own"), (10, 2, "accepted"), (11, 2, "accepted"), (2, 2, "own"), (3, 3, "own"),
+    ]  # fmt: skip
+    assert record.tokens_per_step == 2.0
+    assert [s.scheduled for s in record.decode_steps] == [5, 1]
+
+
+def test_shape_of_a_span():
+    def span(count: int, grid=None) -> Span:
+        return Span(0, count, grid, [[1 / count] * count])
+
+    assert span(64).shape(1.0) == (1, 8, 8)
+    assert span(12).shape(3.0) == (1, 2, 6)
+    assert span(12).shape(1 / 3) == (1, 6, 2)
+    # Qwen2-VL merges two by two patches into a token.
+    assert span(24, [1, 8, 12]).shape(1.0) == (1, 4, 6)
+    assert span(48, [2, 8, 12]).shape(1.0) == (2, 4, 6)
+
+
+def test_width_counts_the_tokens_that_a_latent_looks_at():
+    span = Span(0, 4, None, [[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
+    assert [span.width(latent) for latent in range(3)] == pytest.approx([4, 1, 2])
+    assert not math.isnan(span.width(1))
+
+
+def test_blanks_are_visible():
+    assert visible(" the\n") == "␣the⏎" and visible("") == "∅"

@@ -1,0 +1,170 @@
+"""A few seconds of a real soak, and what would make one fail."""
+
+import asyncio
+import json
+import random
+import re
+import sys
+
+import pytest
+from engines import noise_image
+from typer.testing import CliRunner
+
+from vllm_specflash.bench.identity import Agreement, Difference
+from vllm_specflash.bench.targets import Target
+from vllm_specflash.cli import app
+from vllm_specflash.soak.clients import ask, run_clients
+from vllm_specflash.soak.memory import growth
+from vllm_specflash.soak.request import Request, draw_request
+from vllm_specflash.soak.result import Held, SoakResult
+from vllm_specflash.soak.server import Server, ServerFailed
+from vllm_specflash.soak.soak import SoakOptions, _arguments
+from vllm_specflash.train.prompts import Prompt
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def prompts_folder(tmp_path_factory):
+    """Words, one picture, and clips of four."""
+    folder = tmp_path_factory.mktemp("prompts")
+    records = [{"id": f"text-{i}", "task": "words", "prompt": f"hello, who are you? {i}"} for i in range(3)]
+    for i in range(6):
+        noise_image(i).save(folder / f"{i}.png")
+    for i in range(2):
+        records.append({"id": f"picture-{i}", "task": "pictures", "prompt": "what is this?", "images": [f"{i}.png"]})
+        clip = [f"{i + frame}.png" for frame in range(4)]
+        records.append({"id": f"clip-{i}", "task": "clips", "prompt": "what moves?", "images": clip})
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def soaked(image_target, prompts_folder, tmp_path_factory):
+    """Exit code, output on one line, and the written record of a soak of seconds."""
+    out = tmp_path_factory.mktemp("soak") / "soak.json"
+    arguments = ["soak", "--target", image_target, "--data", prompts_folder, "--out", out, "--enforce-eager"]
+    for task in ("words", "pictures", "clips"):
+        arguments += ["--task", task]
+    for option, value in {
+        "minutes": 0.1, "settle-minutes": 0.0, "clients": 6, "prompts": 7, "max-tokens": 40, "max-model-len": 256,
+        "kv-cache-mib": 1, "abort-share": 0.3,
+    }.items():  # fmt: skip
+        arguments += [f"--{option}", value]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert out.is_file(), result.output
+    return result.exit_code, re.sub(r"\s+", " ", result.output), json.loads(out.read_text())
+
+
+def test_a_short_soak_is_clean(soaked):
+    _, output, record = soaked
+    result = record["result"]
+    assert result["errors"] == {} and result["draft_failures"] == 0, output
+    assert result["held"] == {"running": 0, "waiting": 0, "kv_cache": 0}
+    assert result["completed"] + result["aborted"] == result["requests"]
+
+
+def test_a_soak_does_what_it_claims(soaked):
+    """Aborts, all kinds of prompts, drafts that are accepted, and answers that were compared."""
+    _, output, record = soaked
+    result = record["result"]
+    assert result["aborted"] > 0 and result["tokens_per_step"] > 1.2
+    assert all(result["by_kind"][kind] > 0 for kind in ("words", "pictures", "clips", "greedy"))
+    agreement = result["agreement"]
+    assert agreement["compared"] > 3 and agreement["identical"] == agreement["compared"], output
+    assert "greedy answers identical to plain vLLM's" in output
+    # A budget that holds five blocks, for six clients of two blocks each.
+    assert result["peak_kv_cache"] >= 0.6 and result["preemptions"] > 0
+    assert record["summary"] and record["options"]["kv_cache_mib"] == 1
+
+
+def test_memory_growth_is_seen_where_there_is_some():
+    flat = [(float(t), 1000 * MIB + (t % 7) * MIB) for t in range(0, 600, 5)]
+    assert abs(growth(flat, 120)) < 0.005
+    leaking = [(float(t), 1000 * MIB + t * MIB) for t in range(0, 600, 5)]
+    assert growth(leaking, 120) == pytest.approx((547 - 168) / 1168, abs=0.02)
+
+
+def test_memory_of_the_start_up_phase_is_left_out():
+    starting = [(float(t), min(t, 120) * MIB + MIB) for t in range(0, 600, 5)]
+    assert growth(starting, 0) > 1 and growth(starting, 120) == 0
+    assert growth(starting[:10], 120) is None
+
+
+CLEAN = SoakResult(
+    seconds=60.0, requests=10, completed=8, aborted=2, by_kind={"chat": 10, "greedy": 5}, errors={}, draft_failures=0,
+    generated_tokens=100, held=Held(0, 0, 0), preemptions=0, peak_kv_cache=0.5, tokens_per_step=2.0,
+    memory=[(0.0, MIB)], memory_growth=0.001, agreement=Agreement(5, 5, []),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"errors": {"APIError: no": 1}},
+        {"draft_failures": 1},
+        {"held": Held(1, 0, 0)},
+        {"held": Held(0, 1, 0)},
+        {"held": Held(0, 0, 0.01)},
+        {"memory_growth": 0.02},
+        {"agreement": Agreement(4, 5, [Difference("chat-0", 3, 50.0)])},
+        {"agreement": Agreement(4, 5, [Difference("chat-0", 3, None)])},
+    ],
+    ids=lambda fault: "-".join(fault),
+)
+def test_a_fault_is_not_clean(fault):
+    assert CLEAN.clean
+    assert not SoakResult(**{**vars(CLEAN), **fault}).clean
+
+
+def test_plain_differs_from_ours_by_the_speculation_alone():
+    target = Target("tiny", "folder", "draft", ("words",))
+    ours, plain = _arguments(target, SoakOptions()), _arguments(target, SoakOptions(plain=True))
+    assert [word for word in ours if word not in plain] == ["--spec-method", "specflash", "--spec-model", "draft"]
+    assert set(plain) < set(ours)
+
+
+def test_requests_are_of_every_kind():
+    prompt = Prompt("a", "words", [{"role": "user", "content": "hello"}])
+    rng = random.Random(0)
+    drawn = [draw_request(prompt, rng, "m", 16, abort_share=0.25, greedy_share=0.5) for _ in range(400)]
+    greedy = sum(request.greedy for request in drawn)
+    aborted = sum(request.leaves_after is not None for request in drawn)
+    assert 150 < greedy < 250 and 60 < aborted < 140
+    assert {"seed" in request.arguments for request in drawn if not request.greedy} == {True, False}
+
+
+def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path):
+    server = Server("nothing", [], tmp_path / "log.txt")
+    server._command = [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"]
+    with pytest.raises(ServerFailed, match="vllm serve ended with 3.\n.*log.txt:\nno such model"):
+        server.__enter__()
+
+
+def test_a_server_that_is_not_there_is_an_error():
+    request = Request("a", {"model": "m", "messages": [], "temperature": 0}, None)
+    (outcome,) = asyncio.run(run_clients("http://127.0.0.1:9", 1, lambda rng: request, 0.01, 0))
+    assert outcome.error.startswith("APIConnectionError") and not outcome.aborted
+
+
+def test_a_stream_that_ends_without_a_reason_is_an_error():
+    class Cut:
+        """A client whose server closes the connection after the headers."""
+
+        async def create(self, **_):
+            return self
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            raise StopAsyncIteration
+
+        @property
+        def chat(self):
+            return self
+
+        completions = chat
+
+    outcome = asyncio.run(ask(Cut(), Request("a", {}, None)))
+    assert outcome.error == "the stream ended with finish_reason None"

@@ -1,0 +1,56 @@
+"""specflash soak: a server under load, then what it still holds and whether its answers are plain vLLM's."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vllm_specflash.bench.console import announcer, wide_console
+from vllm_specflash.bench.device import device
+from vllm_specflash.bench.engine import EngineFailed
+from vllm_specflash.bench.held_out import mixed_prompts
+from vllm_specflash.bench.prompts import EXAMPLE_DATA
+from vllm_specflash.bench.targets import find_target
+from vllm_specflash.commands.options import with_options
+from vllm_specflash.demo.cache import cache_root
+from vllm_specflash.soak.server import ServerFailed
+from vllm_specflash.soak.soak import SoakOptions, soak
+from vllm_specflash.train.provenance import provenance
+
+
+@with_options(options=SoakOptions)
+def run(
+    options: SoakOptions,
+    target: Annotated[str, typer.Option(help="Demo target (scenes, smollm2), folder or hub id.")] = "scenes",
+    draft: Annotated[str | None, typer.Option(help="SpecFLASH draft; default: the one shipped or found.")] = None,
+    task: Annotated[list[str], typer.Option(help="Tasks of --data, asked in turns; may be repeated.")] = [
+        "scenes",
+        "clips",
+        "chat",
+    ],
+    data: Annotated[Path, typer.Option(help="Folder of jsonl files with prompts.")] = EXAMPLE_DATA,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    console, began = wide_console(), time.monotonic()
+    try:
+        with console.status("") as status:
+            one = find_target(target, draft, tuple(task))
+            prompts = mixed_prompts(options.prompts, one.tasks, data)
+            result = soak(one, prompts, options, cache_root() / "logs", announcer(console, status, began))
+    except (ValueError, OSError, EngineFailed, ServerFailed) as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    lines = list(result.lines())
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+    if out is not None:
+        record = {"provenance": provenance(), "device": device(), "options": asdict(options), "target": asdict(one),
+                  "summary": lines, "result": asdict(result)}  # fmt: skip
+        # A line per part: hundreds of memory samples would else be a line each.
+        parts = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in record.items())
+        out.write_text(f"{{\n{parts}\n}}\n", encoding="utf-8")
+    if not result.clean:
+        raise typer.Exit(1)

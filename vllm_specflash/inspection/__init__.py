@@ -1,0 +1,1 @@
+"""One answer looked at closely: `specflash inspect`."""
