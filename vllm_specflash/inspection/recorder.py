@@ -7,6 +7,7 @@ collective_rpc and returns plain lists and numbers, in whichever process the wor
 import time
 from functools import wraps
 
+import numpy as np
 import torch
 
 RECORDER = "vllm_specflash.inspection.recorder.Recorder"
@@ -55,7 +56,8 @@ class _Tape:
                 return execute_model(scheduler_output, *args, **kwargs)
             ((req_id, scheduled),) = scheduler_output.num_scheduled_tokens.items()
             drafted = list(scheduler_output.scheduled_spec_decode_tokens.get(req_id, ()))
-            step = {"scheduled": scheduled, "draft": _chain(drafted), "emitted": [], "draft_seconds": 0.0}
+            parents = self._runner.drafter.drafted(req_id, len(drafted)).parents[1:]
+            step = {"scheduled": scheduled, "draft": _nodes(drafted, parents), "emitted": [], "draft_seconds": 0.0}
             self._steps.append(step)
             began = time.perf_counter()
             try:
@@ -125,9 +127,9 @@ class _SpanRows:
         return {"begin": self.begin, "end": self.end, "grid": self.grid, "weights": weights.tolist()}
 
 
-def _chain(tokens: list[int]) -> list[dict]:
-    """Nodes of a draft, parents before children; a chain is the narrowest tree, and -1 the last committed token."""
-    return [{"token": int(token), "parent": index - 1} for index, token in enumerate(tokens)]
+def _nodes(tokens: list[int], parents: np.ndarray) -> list[dict]:
+    """Nodes of a draft, parents before children; -1 is the last committed token, which `parents` counts as node 0."""
+    return [{"token": int(token), "parent": int(parent) - 1} for token, parent in zip(tokens, parents)]
 
 
 def _grid(feature) -> list[int] | None:
