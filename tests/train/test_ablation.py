@@ -33,7 +33,7 @@ def test_rows_are_trained_one_by_one_and_kept(tmp_path, command):
     done = tmp_path / "out" / "base" / "row.json"
     before, page = done.stat().st_mtime_ns, (tmp_path / "table.md").read_text()
     assert [name for name in _rows(page) if name not in ("row", "---")] == ["base", "base", "width-8"]
-    assert "4 steps of 2 answers" in page
+    assert "4 steps of 2 answers" in page and "Not trained yet, the command goes on with them: no-compression, latents-16" in page
     run = CliRunner().invoke(app, [*command, "--row", "base", "--row", "variant-plain"])
     assert run.exit_code == 0, run.output + str(run.exception)
     # What was done is read, not trained again, and stays in the table.

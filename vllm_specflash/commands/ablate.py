@@ -56,7 +56,8 @@ def run(
     if table is not None and found:
         base = asdict(shape)
         command = " \\\n        ".join([COMMAND, _given(shape, loss, recipe)])
-        page = markdown(found, base, recipe.max_steps, recipe.batch_size, judged_answers, command)
+        missing = [one.name for one in rows if one.name not in {row["row"]["name"] for row in found}]
+        page = markdown(found, missing, base, recipe.max_steps, recipe.batch_size, judged_answers, command)
         table.write_text(page, encoding="utf-8")
         typer.echo(f"written: {table} ({len(found)} of {len(rows)} rows)")
 

@@ -18,8 +18,10 @@ needs, so that all widths are compared at one length. "attended" is the mean num
 """
 
 
-def markdown(found: list[dict], base: dict, steps: int, batch: int, judged: int, command: str) -> str:
-    """The page. `found` are rows as `run_row` returns them."""
+def markdown(
+    found: list[dict], missing: list[str], base: dict, steps: int, batch: int, judged: int, command: str
+) -> str:
+    """The page. `found` are rows as `run_row` returns them, `missing` the names of those still to be trained."""
     chains = list(found[0]["tau"])
     tasks = sorted(found[0]["tau"][chains[0]])
     columns = ["row", *tasks, "all", *chains[1:], "attended", "KV", "parameters"]
@@ -36,6 +38,8 @@ def markdown(found: list[dict], base: dict, steps: int, batch: int, judged: int,
             taus = [row["tau"][chains[0]][task] for task in tasks] + [row["all"][chain] for chain in chains]
             work = [f"{row['attended_rows']:.0f}", f"{row['kv_rows']:.0f}", f"{row['parameters'] / 1e6:.1f}M"]
             lines.append(_line([row["row"]["name"], *(f"{tau:.2f}" for tau in taus), *work]))
+    if missing:
+        lines.append(f"\nNot trained yet, the command goes on with them: {', '.join(missing)}.")
     return "\n".join(lines) + "\n"
 
 
