@@ -36,7 +36,7 @@ CONFIG_NAMES = (
     Name(
         "vllm.engine.arg_utils",
         "EngineArgs",
-        attributes=("speculative_config", "worker_cls", "kv_cache_dtype"),
+        attributes=("speculative_config", "worker_cls", "kv_cache_dtype", "block_size"),
     ),
     Name("vllm.engine.arg_utils", "EngineArgs.add_cli_args", ("parser",)),
     Name("vllm.engine.arg_utils", "EngineArgs.create_engine_config"),
