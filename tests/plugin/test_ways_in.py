@@ -138,3 +138,13 @@ def test_other_methods_still_parse(text_target):
     assert _parsed(text_target).speculative_config is None
     with pytest.raises(SystemExit):
         _parsed(text_target, "--speculative-config", "specflesh")
+
+
+def test_blocks_are_small_where_trees_run(text_target):
+    def block_size(config, **given) -> int:
+        arguments = EngineArgs(str(text_target), speculative_config=config, **given, **SMALL)
+        return arguments.create_engine_config().cache_config.block_size
+
+    assert block_size("specflash") == 32
+    assert block_size("specflash", block_size=64) == 64
+    assert block_size({"method": "specflash", "tree": False}) == block_size(None)
