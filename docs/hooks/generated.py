@@ -12,8 +12,7 @@ from vllm_specflash.cli import COMMANDS
 from vllm_specflash.config import SpecFlashOptions
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-# The chat rows of the first file were measured with an older draft; README's table has them from the second, too.
-SPEED_FILES = {"bench-cpu.json": ("scenes", "clips"), "bench-cpu-chat.json": ("chat",)}
+SPEED_FILES = {"bench-cpu.json": ("scenes", "clips", "chat")}
 
 
 def on_page_markdown(markdown: str, **_) -> str:

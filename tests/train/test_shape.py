@@ -29,9 +29,9 @@ def test_a_smaller_vocabulary_keeps_the_rest_of_the_draft():
     assert torch.equal(smaller.draft_lm_head(lm_head), lm_head[wanted])
     assert smaller.config.draft_vocab_size == 5 and draft.config.draft_vocab_size == 40
     # Rows of 10, 12, 44 and 78 in the larger one; 3 is new and corrects nothing.
-    before = draft.transition(torch.tensor([6]))[0, [5, 6, 22, 39]]
-    torch.testing.assert_close(smaller.transition(torch.tensor([2]))[0], torch.cat((torch.zeros(1), before)))
-    assert not smaller.transition(torch.tensor([0])).any()
+    before = draft.transition(torch.tensor([6]), torch.tensor([5, 6, 22, 39]))[0]
+    torch.testing.assert_close(smaller.transition(torch.tensor([2]), torch.arange(5))[0], torch.cat((torch.zeros(1), before)))
+    assert not smaller.transition(torch.tensor([0]), torch.arange(5)).any()
 
 
 def test_a_draft_of_another_target_or_none_is_refused_in_one_sentence(llama, tmp_path):

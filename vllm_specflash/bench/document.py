@@ -30,7 +30,7 @@ class Document:
         """
         self.path = path
         # As it will be read back: tuples become lists.
-        settings = json.loads(json.dumps(settings))
+        settings = json.loads(_short(json.dumps(settings)))
         if path is not None and path.is_file():
             self.data = json.loads(path.read_text(encoding="utf-8"))
             if self.data["settings"] != settings or self.data["schema"] != SCHEMA:
@@ -56,7 +56,7 @@ class Document:
         scratch = self.path.with_suffix(".part")
         # A line per part: short, and a change shows where it is.
         parts = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in self.data.items())
-        scratch.write_text(f"{{\n{parts}\n}}\n", encoding="utf-8")
+        scratch.write_text(_short(f"{{\n{parts}\n}}\n"), encoding="utf-8")
         os.replace(scratch, self.path)
 
     def prompts(self, target: str, task: str) -> list[str] | None:
@@ -113,6 +113,12 @@ class Document:
             if _key(record)[:3] == (target, task, batch_size):
                 found.setdefault(record["method"], []).append(record)
         return found
+
+
+def _short(text: str) -> str:
+    """Paths as anyone would write them: a result is read elsewhere than where it was measured."""
+    checkout = Path(__file__).resolve().parents[2]
+    return text.replace(f"{checkout}/", "").replace(str(Path.home()), "~")
 
 
 def _key(record: dict) -> tuple:

@@ -83,6 +83,8 @@ class Verification:
         for source, target in moves:
             for kv_cache in kv_caches:
                 kv_cache[target].copy_(kv_cache[source])
+        # What runs before the next step begins (a dummy batch, say) is none of this one's.
+        self.sequences = None
         return len(moves)
 
 
