@@ -1,6 +1,6 @@
 """Prompts about pictures as files, for `specflash data`: a jsonl and a folder of PNGs beside it.
 
-    python -m vllm_specflash.demo.picture_prompts --out /work/scenes --count 3000
+    python -m vllm_specflash.demo.picture_prompts --out prompts --count 3000
 """
 
 import argparse
