@@ -74,10 +74,13 @@ def _choose_worker(create_engine_config):
     @functools.wraps(create_engine_config)
     def wrapped(self, *args, **kwargs):
         if _asks_for_specflash(self):
+            # Imported here, as below.
+            from vllm_specflash.engine.speculative_config import runs_trees
+
             self.speculative_config = _merged_config(self)
             self.spec_method = self.spec_model = self.spec_tokens = None
             self.worker_cls = _worker_class(self.worker_cls)
-            if self.block_size is None and _runs_trees(self.speculative_config):
+            if self.block_size is None and runs_trees(self.speculative_config.get("tree", True)):
                 self.block_size = TREE_BLOCK_SIZE
         return create_engine_config(self, *args, **kwargs)
 
@@ -113,12 +116,6 @@ def _merged_config(engine_args) -> dict:
             raise SpecFlashError(f"Give either --spec-{flag} or speculative_config's {key!r}, not both.")
         merged[key] = value
     return {"method": METHOD, **merged}
-
-
-def _runs_trees(config: dict) -> bool:
-    from vllm.platforms import current_platform
-
-    return config.get("tree", True) is True and current_platform.is_cpu()
 
 
 def _worker_class(given: str) -> str:

@@ -1,5 +1,6 @@
 """Trees in the real engine: answers stay plain vLLM's wherever in the tree the right token lies."""
 
+import numpy as np
 import pytest
 import torch
 from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, with_images
@@ -100,6 +101,15 @@ def test_requests_that_read_drafts_in_order_get_chains(llava, drafts, misranking
         answers(llm, mixed_prompts()[:3], greedy(24, **settings))
         stats = draft_stats(llm)
         assert stats["errors"] == 0 and stats["branching"] == 0 and stats["proposed_tokens"] > 0
+
+
+def test_chances_learn_from_what_the_target_took(llava, drafts, misranking):
+    with engine(llava, drafts["knowing"]) as llm:
+        answers(llm, mixed_prompts(), greedy())
+        drafter = llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
+        first_choice, second_choice = drafter.calibration(np.array([0.5, 0.4]))
+        # The draft says 0.5 and 0.4; the target takes the second choice.
+        assert first_choice < 0.45 and second_choice > 0.4
 
 
 def test_trees_can_be_turned_off(llava, drafts, plain_answers, misranking):

@@ -1,7 +1,6 @@
 """The JSON file of a benchmark: written after every pass, so that an interrupted run goes on where it stopped."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from vllm_specflash.bench.device import device
 from vllm_specflash.bench.engine import EngineFacts
 from vllm_specflash.bench.records import Output, Pass
+from vllm_specflash.bench.result import shortened, write_result
 from vllm_specflash.train.provenance import provenance
 
 SCHEMA = 1
@@ -30,7 +30,7 @@ class Document:
         """
         self.path = path
         # As it will be read back: tuples become lists.
-        settings = json.loads(_short(json.dumps(settings)))
+        settings = json.loads(shortened(json.dumps(settings)))
         if path is not None and path.is_file():
             self.data = json.loads(path.read_text(encoding="utf-8"))
             if self.data["settings"] != settings or self.data["schema"] != SCHEMA:
@@ -50,14 +50,8 @@ class Document:
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_suffix(".part")
-        # A line per part: short, and a change shows where it is.
-        parts = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in self.data.items())
-        scratch.write_text(_short(f"{{\n{parts}\n}}\n"), encoding="utf-8")
-        os.replace(scratch, self.path)
+        if self.path is not None:
+            write_result(self.path, self.data)
 
     def prompts(self, target: str, task: str) -> list[str] | None:
         """Ids of the prompts chosen for a task, if they were."""
@@ -113,12 +107,6 @@ class Document:
             if _key(record)[:3] == (target, task, batch_size):
                 found.setdefault(record["method"], []).append(record)
         return found
-
-
-def _short(text: str) -> str:
-    """Paths as anyone would write them: a result is read elsewhere than where it was measured."""
-    checkout = Path(__file__).resolve().parents[2]
-    return text.replace(f"{checkout}/", "").replace(str(Path.home()), "~")
 
 
 def _key(record: dict) -> tuple:

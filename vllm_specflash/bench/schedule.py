@@ -3,13 +3,14 @@
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_specflash.bench.console import Announce
 from vllm_specflash.bench.document import Document
 from vllm_specflash.bench.engine import Engine, EngineSetup
 from vllm_specflash.bench.method import PLAIN, Method
+from vllm_specflash.bench.option import option
 from vllm_specflash.bench.prompts import load_task
 from vllm_specflash.bench.targets import Target
 from vllm_specflash.train.prompts import Prompt
@@ -17,11 +18,6 @@ from vllm_specflash.train.prompts import Prompt
 WARM_UP_TOKENS = 24
 # How many prompts are tried for each that is kept, when long enough answers are wanted.
 CANDIDATES = 4
-
-
-def option(default, help: str):
-    """A field that is an option of the command line."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -16,6 +16,7 @@ from vllm_specflash.bench.document import Document
 from vllm_specflash.bench.engine import GIB
 from vllm_specflash.bench.identity import first_difference
 from vllm_specflash.bench.method import PLAIN, Method, parse_method
+from vllm_specflash.bench.option import option
 from vllm_specflash.bench.prompts import load_task
 from vllm_specflash.bench.schedule import Plan
 from vllm_specflash.bench.summary import Spread, speed_up
@@ -29,11 +30,6 @@ from vllm_specflash.train.prompts import Prompt
 MODEL = "served"
 # vLLM's processes poll each other this long after their last message; the next server's turn comes after.
 QUIET_SECONDS = 2.0
-
-
-def option(default, help: str):
-    """A field that is an option of the command line."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)

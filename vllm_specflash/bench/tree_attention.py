@@ -3,7 +3,7 @@
     python -m vllm_specflash.bench.tree_attention --out tree-attention.json
 
 Both sides store the step's keys and values and attend; the tree's adds the copies and writes of its side paths
-(engine/paths.py). Shapes are the demo targets': 9 heads over 3 KV heads of 64, bfloat16, blocks of 128.
+(engine/paths.py). Shapes are the demo targets': 9 heads over 3 KV heads of 64, bfloat16, blocks as where trees run.
 """
 
 import statistics
@@ -20,12 +20,13 @@ from vllm import _custom_ops as ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
 from vllm_specflash.engine.paths import PathSequences
+from vllm_specflash.plugin import TREE_BLOCK_SIZE
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.tree.build import best_trees
 from vllm_specflash.tree.layout import lay_out
 from vllm_specflash.tree.step import Draft, StepTrees
 
-HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 9, 3, 64, 128
+HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 9, 3, 64, TREE_BLOCK_SIZE
 DTYPE = torch.bfloat16
 
 
@@ -37,9 +38,10 @@ class Layer:
         base = np.full(requests, context)
         blocks = -(-(context + int(rows.max())) // BLOCK_SIZE)
         own = np.arange(requests * blocks).reshape(requests, blocks)
-        self.paths = PathSequences(trees, rows, base, np.arange(own.size, own.size + 2 * len(rows) * 16), BLOCK_SIZE)
+        spare = np.arange(own.size, own.size + 2 * len(trees.parents))
+        self.paths = PathSequences(trees, rows, base, spare, BLOCK_SIZE)
         self.isa = _get_attn_isa(DTYPE, BLOCK_SIZE, HEAD_DIM, "auto")
-        self.cache = torch.randn(own.size + 2 * len(rows) * 16, KV_HEADS, BLOCK_SIZE, 2 * HEAD_DIM).to(DTYPE)
+        self.cache = torch.randn(own.size + len(spare), KV_HEADS, BLOCK_SIZE, 2 * HEAD_DIM).to(DTYPE)
         self.key_cache, self.value_cache = self.cache.view(-1, KV_HEADS, 2 * BLOCK_SIZE, HEAD_DIM).chunk(2, dim=2)
         tokens = int(rows.sum())
         self.query = torch.randn(tokens, HEADS, HEAD_DIM).to(DTYPE)

@@ -1,6 +1,5 @@
 """specflash identity: whether greedy answers are those of plain vLLM."""
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from vllm_specflash.bench.held_out import mixed_prompts
 from vllm_specflash.bench.identity import NEAR_TIE_STEPS
 from vllm_specflash.bench.identity_check import IdentityOptions, IdentityResult, check_identity
 from vllm_specflash.bench.prompts import EXAMPLE_DATA
+from vllm_specflash.bench.result import write_result
 from vllm_specflash.bench.targets import find_target
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.demo.cache import cache_root
@@ -50,7 +50,7 @@ def run(
     if out is not None:
         record = {"provenance": provenance(), "device": device(), "options": asdict(options),
                   "results": {name: asdict(result) for name, result in results.items()}}  # fmt: skip
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_result(out, record)
     if not all(result.agreement.explained for result in results.values()):
         raise typer.Exit(1)
 

@@ -14,6 +14,7 @@ from vllm_specflash.bench.console import announcer, wide_console
 from vllm_specflash.bench.device import device
 from vllm_specflash.bench.document import Document
 from vllm_specflash.bench.prompts import EXAMPLE_DATA
+from vllm_specflash.bench.result import write_result
 from vllm_specflash.bench.served import ServedOptions, ServedRow, measure_served
 from vllm_specflash.bench.targets import find_target
 from vllm_specflash.commands.options import with_options
@@ -50,7 +51,7 @@ def run(
     if out is not None:
         record = {"provenance": provenance(), "device": device(), "options": asdict(options),
                   "rows": [asdict(row) for row in rows]}  # fmt: skip
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_result(out, record)
 
 
 def _table(rows: list[ServedRow]) -> Table:

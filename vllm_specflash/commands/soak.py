@@ -1,6 +1,5 @@
 """specflash soak: a server under load, then what it still holds and whether its answers are plain vLLM's."""
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from vllm_specflash.bench.device import device
 from vllm_specflash.bench.engine import EngineFailed
 from vllm_specflash.bench.held_out import mixed_prompts
 from vllm_specflash.bench.prompts import EXAMPLE_DATA
+from vllm_specflash.bench.result import write_result
 from vllm_specflash.bench.targets import find_target
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.demo.cache import cache_root
@@ -49,8 +49,6 @@ def run(
     if out is not None:
         record = {"provenance": provenance(), "device": device(), "options": asdict(options), "target": asdict(one),
                   "summary": lines, "result": asdict(result)}  # fmt: skip
-        # A line per part: hundreds of memory samples would else be a line each.
-        parts = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in record.items())
-        out.write_text(f"{{\n{parts}\n}}\n", encoding="utf-8")
+        write_result(out, record)
     if not result.clean:
         raise typer.Exit(1)

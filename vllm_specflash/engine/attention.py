@@ -23,6 +23,7 @@ class Verification:
     Attributes:
         spare: ids of those blocks.
         block_size: positions per block.
+        kv_caches: of the target's layers.
         trees: what this step verifies; None between steps.
         rows, base: [R] as in PathSequences.
         sequences: of this step, once its attention metadata was built; None while no tree branches.
@@ -30,6 +31,7 @@ class Verification:
 
     spare: np.ndarray
     block_size: int
+    kv_caches: list[Tensor]
     trees: StepTrees | None = None
     rows: np.ndarray | None = None
     base: np.ndarray | None = None
@@ -72,7 +74,7 @@ class Verification:
             kv_cache[target].copy_(kv_cache[source])
         update(key.index_select(0, self._write_rows), value.index_select(0, self._write_rows), self._write_slots)
 
-    def commit(self, kv_caches: list[Tensor], last: np.ndarray) -> int:
+    def commit(self, last: np.ndarray) -> int:
         """Where the walks of [R] ended (flat nodes), the accepted path's keys and values go to the request's own blocks.
 
         Returns the number of blocks that had to be copied.
@@ -81,7 +83,7 @@ class Verification:
             return 0
         moves = self.sequences.moves(self._own_blocks, last)
         for source, target in moves:
-            for kv_cache in kv_caches:
+            for kv_cache in self.kv_caches:
                 kv_cache[target].copy_(kv_cache[source])
         # What runs before the next step begins (a dummy batch, say) is none of this one's.
         self.sequences = None

@@ -38,16 +38,20 @@ class PathSequences:
     block_size: int
 
     @cached_property
+    def _starts(self) -> np.ndarray:
+        """First nodes of all paths, those that begin at a root included."""
+        return np.flatnonzero(self.trees.starts_path | (self.trees.index == 0))
+
+    @cached_property
     def _side(self) -> np.ndarray:
-        """First nodes of all paths that do not begin at a root."""
-        return np.flatnonzero(self.trees.starts_path & (self.trees.index > 0))
+        """First nodes of the others."""
+        return np.flatnonzero(self.trees.starts_path)
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        """Last nodes of the same paths."""
-        starts = np.flatnonzero(self.trees.starts_path | (self.trees.index == 0))
-        ends = np.append(starts[1:], len(self.trees.parents)) - 1
-        return ends[np.searchsorted(starts, self._side)]
+        """Last nodes of the side paths."""
+        ends = np.append(self._starts[1:], len(self.trees.parents)) - 1
+        return ends[np.searchsorted(self._starts, self._side)]
 
     @cached_property
     def _spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -113,13 +117,11 @@ class PathSequences:
         position = self.base[request] + self.trees.depth[node]
         first, _, begin = self._spans
         block = self.spare[begin[path] + position // self.block_size - first[path]]
-        row = (np.cumsum(self.rows) - self.trees.counts)[request] + self.trees.index[node]
-        return row, block * self.block_size + position % self.block_size
+        return self.trees.rows(self.rows)[node], block * self.block_size + position % self.block_size
 
     def moves(self, own: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
         """(from, to) of the blocks to copy back once the walks of [R] ended at the flat nodes `last`."""
-        starts = np.flatnonzero(self.trees.starts_path | (self.trees.index == 0))
-        head = starts[np.searchsorted(starts, last, side="right") - 1]
+        head = self._starts[np.searchsorted(self._starts, last, side="right") - 1]
         pairs = []
         first, _, begin = self._spans
         for request in np.flatnonzero(self.trees.index[head] > 0):

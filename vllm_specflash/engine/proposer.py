@@ -19,7 +19,7 @@ from vllm_specflash.engine.latents import SpanChunk, SpanPooler
 from vllm_specflash.engine.paths import spare_blocks_needed
 from vllm_specflash.engine.rounds import draft_candidates
 from vllm_specflash.engine.sequential import reads_drafts_in_order
-from vllm_specflash.engine.spans import SpanBatch, Spans
+from vllm_specflash.engine.spans import VISUAL, SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.step import Step
 from vllm_specflash.engine.target import embed_tokens, lm_head_weight
@@ -32,8 +32,6 @@ from vllm_specflash.triton_kernels.draft_attention import draft_attention
 
 logger = init_logger("vllm.specflash")
 
-# Multimodal items that the compressor pools; others (audio) stay in the draft's sequence position by position.
-VISUAL = ("image", "video")
 NO_SPANS = Spans.of([], 0)
 # Steps without drafts once drafting has shown not to pay at this load; then it is tried again.
 PAUSE = 16

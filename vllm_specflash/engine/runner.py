@@ -34,22 +34,25 @@ class SpecFlashRunnerMixin:
             return super().initialize_kv_cache(kv_cache_config, *args, **kwargs)
         known = kv_cache_config.num_blocks
         super().initialize_kv_cache(with_spare_blocks(kv_cache_config, spare), *args, **kwargs)
-        layers = [layer for layer in self._attention_layers() if layer.kv_cache.numel()]
+        # The draft's own layer is written and read by the draft alone.
+        layers = [
+            layer
+            for layer in self.compilation_config.static_forward_context.values()
+            if isinstance(layer, Attention) and layer is not self.drafter.cache.layer and layer.kv_cache.numel()
+        ]
         if any(len(layer.kv_cache) != known + spare for layer in layers):
             logger.warning("SpecFLASH drafts chains only: this KV cache's blocks are not those of its block tables.")
             return
         block_size = self.kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
-        self.verification = Verification(np.arange(known, known + spare), block_size)
+        self.verification = Verification(
+            np.arange(known, known + spare), block_size, [layer.kv_cache for layer in layers]
+        )
         for layer in layers:
             run_trees(layer.impl, tree_impl, self.verification)
         for group in (group for groups in self.attn_groups for group in groups):
             for builder in group.metadata_builders:
                 run_trees(builder, tree_metadata_builder, self.verification)
         self.rejection_sampler.verification = self.drafter.verification = self.verification
-
-    def _attention_layers(self) -> list[Attention]:
-        layers = self.compilation_config.static_forward_context.values()
-        return [layer for layer in layers if isinstance(layer, Attention) and layer is not self.drafter.cache.layer]
 
     def _prepare_inputs(self, scheduler_output, num_scheduled_tokens):
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
@@ -65,9 +68,8 @@ class SpecFlashRunnerMixin:
         rows = np.asarray(rows[: len(req_ids)], dtype=np.int64)
         self.verification.begin(trees, rows, start + rows - trees.counts)
         if trees.branches:
-            node_rows = (np.cumsum(rows) - trees.counts)[trees.request] + trees.index
             back = np.zeros(int(rows.sum()), dtype=np.int64)
-            back[node_rows] = trees.index - trees.depth
+            back[trees.rows(rows)] = trees.index - trees.depth
             # M-RoPE's three rows as well: text counts alike in all of them.
             positions = self._get_positions(len(back))
             positions -= torch.from_numpy(back).to(positions.device, non_blocking=True)
@@ -87,9 +89,7 @@ class SpecFlashRunnerMixin:
         if trees.branches:
             rows = np.arange(len(lengths))
             last = trees.first + np.where(lengths > 0, nodes[rows, np.maximum(lengths, 1) - 1], 0)
-            self.drafter.stats.moved += self.verification.commit(
-                [layer.kv_cache for layer in self._attention_layers()], last
-            )
+            self.drafter.stats.moved += self.verification.commit(last)
 
     def propose_draft_token_ids(
         self,
@@ -150,7 +150,10 @@ class SpecFlashRunnerMixin:
         scheduled = np.array([scheduler_output.num_scheduled_tokens[req_id] for req_id in req_ids])
         drafted = np.array([len(drafts.get(req_id, ())) for req_id in req_ids])
         emitted = np.array([len(tokens) for tokens in sampled_token_ids])
-        room = np.array([self._room(req_id) if tokens else 0 for req_id, tokens in zip(req_ids, sampled_token_ids)])
+        slots = np.array([self.max_model_len - self.requests[req_id].num_tokens - 1 for req_id in req_ids])
+        room = np.array(
+            [self._room(req_id, left) if tokens else 0 for req_id, left, tokens in zip(req_ids, slots.tolist(), sampled_token_ids)]
+        )
         # Of a chunk in mid-prefill every row counts; of a decode, the last token's row and one per accepted draft.
         committed = scheduled - drafted + np.maximum(emitted - 1, 0)
         return Step(
@@ -161,7 +164,7 @@ class SpecFlashRunnerMixin:
             committed=committed,
             path=self._path(int(committed.max(initial=1))),
             room=room,
-            slots=np.array([self.max_model_len - self.requests[req_id].num_tokens - 1 for req_id in req_ids]),
+            slots=slots,
             token_ids=batch.token_ids_cpu,
             block_table=common_attn_metadata.block_table_tensor[:count],
         )
@@ -173,14 +176,13 @@ class SpecFlashRunnerMixin:
             return None
         path = np.tile(np.arange(width), (len(acceptance.lengths), 1))
         nodes = acceptance.nodes.cpu().numpy()[:, : width - 1]
-        branching = np.isin(np.arange(len(path)), verification.trees.request[verification.trees.starts_path & (verification.trees.index > 0)])
-        path[:, 1 : nodes.shape[1] + 1] = np.where(branching[:, None] & (nodes >= 0), nodes, path[:, 1 : nodes.shape[1] + 1])
+        accepted = path[:, 1 : nodes.shape[1] + 1]
+        accepted[nodes >= 0] = nodes[nodes >= 0]
         return path
 
-    def _room(self, req_id: str) -> int:
-        """Longest draft that could still be accepted; the step after it always emits one token of its own."""
+    def _room(self, req_id: str, room: int) -> int:
+        """Longest draft that could still be accepted in `room` slots; the step after it emits one token of its own."""
         request = self.requests[req_id]
-        room = self.max_model_len - request.num_tokens - 1
         max_tokens = request.sampling_params.max_tokens
         if max_tokens is not None:
             room = min(room, max_tokens - len(request.output_token_ids) - 1)

@@ -13,6 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
+# Multimodal items that the compressor pools; others (audio) stay in the draft's sequence position by position.
+VISUAL = ("image", "video")
 # Beyond any position: pads requests that have fewer spans than the batch's most.
 FAR = np.iinfo(np.int32).max
 

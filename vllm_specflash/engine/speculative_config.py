@@ -51,9 +51,14 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
     )
 
 
+def runs_trees(tree: bool) -> bool:
+    """Whether an engine with the option `tree` drafts trees on this platform."""
+    return tree is True and current_platform.is_cpu()
+
+
 def _default_tokens(draft: SpecFlashConfig, options: SpecFlashOptions) -> int:
     depth = draft.semi_ar_width * draft.num_rounds
-    return max(depth, TREE_NODES) if options.tree and current_platform.is_cpu() else depth
+    return max(depth, TREE_NODES) if runs_trees(options.tree) else depth
 
 
 def load_draft_config(folder: Path) -> SpecFlashConfig:

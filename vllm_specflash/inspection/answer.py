@@ -1,18 +1,14 @@
 """An answer by an engine that records itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_specflash.bench.option import option
 from vllm_specflash.bench.targets import Target
 from vllm_specflash.config import METHOD
 from vllm_specflash.inspection.record import Record
 from vllm_specflash.inspection.recorder import RECORDER
-
-
-def option(default, help: str):
-    """A field that is an option of the command line."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)

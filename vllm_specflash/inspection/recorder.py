@@ -10,9 +10,9 @@ from functools import wraps
 import numpy as np
 import torch
 
+from vllm_specflash.engine.spans import VISUAL
+
 RECORDER = "vllm_specflash.inspection.recorder.Recorder"
-# Modalities that the draft's compressor pools.
-VISUAL = ("image", "video")
 
 
 class Recorder:

@@ -11,6 +11,7 @@ from vllm_specflash.bench.console import Announce
 from vllm_specflash.bench.engine import Engine, EngineSetup
 from vllm_specflash.bench.identity import compare
 from vllm_specflash.bench.records import Output
+from vllm_specflash.bench.option import option
 from vllm_specflash.bench.targets import Target
 from vllm_specflash.config import METHOD
 from vllm_specflash.soak.clients import Outcome, run_clients
@@ -27,11 +28,6 @@ KV_CACHE_USAGE = "vllm:kv_cache_usage_perc"
 CALM_SECONDS = 30.0
 # What engine/runner.py logs once where drafting fails.
 DRAFT_FAILURE = "SpecFLASH could not draft"
-
-
-def option(default, help: str):
-    """A field that is an option of the command line."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)

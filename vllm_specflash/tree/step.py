@@ -68,8 +68,12 @@ class StepTrees:
 
     @cached_property
     def starts_path(self) -> np.ndarray:
-        """[N] whether a path begins here: its parent is not the node before it."""
+        """[N] whether a side path begins here: the parent is not the node before. Never true of roots."""
         return self.parents != self.index - 1
+
+    def rows(self, scheduled: np.ndarray) -> np.ndarray:
+        """[N] where the nodes lie in a batch of scheduled[R] rows a request: they are the last of each."""
+        return (np.cumsum(scheduled) - self.counts)[self.request] + self.index
 
     @cached_property
     def branches(self) -> bool:
