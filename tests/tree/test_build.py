@@ -58,6 +58,18 @@ def test_the_same_tables_give_the_same_tree_in_any_batch():
             assert (getattr(alone, name)[0] == getattr(together, name)[request]).all()
 
 
+def test_calibration_moves_the_tree_but_not_what_the_draft_said():
+    """Taught with its own corrections, a calibration would correct by the root of what is due."""
+    first, following = _tables(3, 2, 3, 4)
+    halved = best_trees(first, following, 10, calibrate=lambda chances: chances / 2)
+    for request in range(2):
+        everything = _every_node(first[request], following[request])
+        for node, path in enumerate(_paths(halved, request)):
+            said = first[request, path[0]] if len(path) == 1 else following[request, len(path) - 2, path[-2], path[-1]]
+            assert halved.conditional[request, node] == pytest.approx(said, rel=1e-6)
+            assert halved.chance[request, node] == pytest.approx(everything[path] / 2 ** len(path), rel=1e-5)
+
+
 def test_certain_tokens_come_after_their_parents():
     first = np.array([[1.0, 0.0]], dtype=np.float32)
     following = np.tile(np.array([[1.0, 0.0], [1.0, 0.0]], dtype=np.float32), (1, 3, 1, 1))

@@ -23,7 +23,7 @@ class Trees:
         depth: [Q, n] from 1.
         candidate: [Q, n] which candidate of its depth's position a node is.
         chance: [Q, n] float64 that a node is accepted with all before it, descending; 0 where there is no node.
-        conditional: [Q, n] the same given that its parent is.
+        conditional: [Q, n] the same given that its parent is, as the tables say it: uncalibrated.
     """
 
     parent: np.ndarray
@@ -57,9 +57,9 @@ def best_trees(
     parents, above, given = np.full((requests, 1), -1), np.ones((requests, 1)), first[:, None, :]
     for level in range(1, following.shape[1] + 2):
         # In double precision, where a child's chance stays below its parent's.
-        given = (given if calibrate is None else calibrate(given)).astype(np.float64)
-        given = np.where(given > 0, np.minimum(given, CERTAIN), 0.0)
-        pool = np.concatenate((chance, (above[:, :, None] * given).reshape(requests, -1)), axis=1)
+        believed = (given if calibrate is None else calibrate(given)).astype(np.float64)
+        believed = np.where(believed > 0, np.minimum(believed, CERTAIN), 0.0)
+        pool = np.concatenate((chance, (above[:, :, None] * believed).reshape(requests, -1)), axis=1)
         best = np.argpartition(pool, -num_nodes, axis=1)[:, -num_nodes:]
         # Among equals the node that was there first, as a stable sort over the whole pool would have it.
         best.sort(axis=1)
