@@ -10,7 +10,13 @@ from vllm_specflash.engine import proposer
 
 
 @pytest.fixture
-def misranking(monkeypatch):
+def misranking(monkeypatch, misranked_at_first):
+    """The same with drafts that never learn better: the right token stays beside the most probable path to the end."""
+    monkeypatch.setattr(proposer.Calibration, "observe", lambda *_: None)
+
+
+@pytest.fixture
+def misranked_at_first(monkeypatch):
     """Drafts that hold their first choice for the second: what the target wants lies beside the most probable path."""
     draft_candidates = proposer.draft_candidates
 
@@ -103,13 +109,16 @@ def test_requests_that_read_drafts_in_order_get_chains(llava, drafts, misranking
         assert stats["errors"] == 0 and stats["branching"] == 0 and stats["proposed_tokens"] > 0
 
 
-def test_chances_learn_from_what_the_target_took(llava, drafts, misranking):
+def test_chances_learn_from_what_the_target_took(llava, drafts, misranked_at_first):
     with engine(llava, drafts["knowing"]) as llm:
         answers(llm, mixed_prompts(), greedy())
         drafter = llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
         first_choice, second_choice = drafter.calibration(np.array([0.5, 0.4]))
         # The draft says 0.5 and 0.4; the target takes the second choice.
         assert first_choice < 0.45 and second_choice > 0.4
+        # Once it knows, it puts the second choice first: the right token lies on the most probable path.
+        stats = draft_stats(llm)
+        assert stats["errors"] == 0 and 0 < stats["moved"] < stats["branching"] / 4
 
 
 def test_trees_can_be_turned_off(llava, drafts, plain_answers, misranking):
