@@ -28,33 +28,24 @@ class Acceptance(NamedTuple):
 
 
 def tree_accept_torch(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int) -> Acceptance:
-    """Torch path of `tree_accept`: every node's successor at once, then one gather per level of the deepest walk."""
-    device, total = tokens.device, tokens.shape[0]
-    requests = cu_nodes.shape[0] - 1
-    roots = cu_nodes[:-1].long()
-    first = torch.repeat_interleave(roots, cu_nodes.diff().long(), output_size=total)
-    index = torch.arange(total, device=device)
-    parent = torch.where(parents < 0, index, first + parents)
-    follows = (parents >= 0) & (tokens == sampled[parent])
-    # successor[i] = the first child that holds the token sampled at i; `total` stands for none.
-    successor = torch.full((total + 1,), total, device=device)
-    successor.scatter_reduce_(0, parent, torch.where(follows, index, total), "amin")
-
-    steps, walk = roots, [roots]
-    while len(walk) < max_num_nodes:
-        steps = successor[steps]
-        if bool((steps == total).all()):
-            break
-        walk.append(steps)
-    path = torch.stack(walk, 1)
-    on_path = path < total
-    path = path.clamp_max(total - 1)
-
-    out_tokens = torch.full((requests, max_num_nodes), -1, dtype=torch.int64, device=device)
-    out_tokens[:, : path.shape[1]] = torch.where(on_path, sampled[path], -1)
-    nodes = torch.full((requests, max_num_nodes - 1), -1, dtype=torch.int32, device=device)
-    nodes[:, : path.shape[1] - 1] = torch.where(on_path, path - roots.unsqueeze(1), -1)[:, 1:]
-    return Acceptance((on_path.sum(1) - 1).int(), nodes, out_tokens)
+    """Torch path of `tree_accept`, for CPUs: on a few dozen nodes a request, lists are walked sooner than tensors."""
+    bounds, drafted, above, said = cu_nodes.tolist(), tokens.tolist(), parents.tolist(), sampled.tolist()
+    lengths, all_nodes, all_tokens = [], [], []
+    for first, end in zip(bounds, bounds[1:]):
+        # Backwards, so that of siblings with the same token the first stays.
+        successor = {(above[node], drafted[node]): node - first for node in range(end - 1, first, -1)}
+        at, nodes, emitted = 0, [], [said[first]]
+        while (at := successor.get((at, emitted[-1]), 0)) > 0:
+            nodes.append(at)
+            emitted.append(said[first + at])
+        lengths.append(len(nodes))
+        all_nodes.append(nodes + [-1] * (max_num_nodes - 1 - len(nodes)))
+        all_tokens.append(emitted + [-1] * (max_num_nodes - len(emitted)))
+    return Acceptance(
+        torch.tensor(lengths, dtype=torch.int32),
+        torch.tensor(all_nodes, dtype=torch.int32).reshape(len(lengths), max_num_nodes - 1),
+        torch.tensor(all_tokens, dtype=torch.int64).reshape(len(lengths), max_num_nodes),
+    )
 
 
 @triton.jit

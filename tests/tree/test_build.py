@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_specflash.tree.build import best_trees, chains_only
+from vllm_specflash.tree.build import best_trees
+from vllm_specflash.tree.calibration import UNCALIBRATED
 
 
 def _tables(seed: int, requests: int, depth: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +62,7 @@ def test_the_same_tables_give_the_same_tree_in_any_batch():
 def test_calibration_moves_the_tree_but_not_what_the_draft_said():
     """Taught with its own corrections, a calibration would correct by the root of what is due."""
     first, following = _tables(3, 2, 3, 4)
-    halved = best_trees(first, following, 10, calibrate=lambda chances: chances / 2)
+    halved = best_trees(first, following, 10, ratio=UNCALIBRATED / 2)
     for request in range(2):
         everything = _every_node(first[request], following[request])
         for node, path in enumerate(_paths(halved, request)):
@@ -90,12 +91,17 @@ def test_nonsense_is_never_taken():
 @pytest.mark.parametrize("nodes", [1, 3, 16])
 def test_chains_are_the_narrowest_trees(nodes):
     first, following = _tables(7, 3, 5, 4)
-    free = first, following
-    trees = best_trees(*chains_only(*free, np.array([True, False, True])), nodes)
+    trees = best_trees(first, following, nodes, chain=np.array([True, False, True]))
     length = min(nodes, 5)
     for request in (0, 2):
         assert trees.parent[request, :length].tolist() == list(range(-1, length - 1))
         assert (trees.chance[request, length:] == 0).all()
-        assert trees.candidate[request, 0] == free[0][request].argmax()
-    untouched = best_trees(*free, nodes)
+        assert trees.candidate[request, 0] == first[request].argmax()
+    untouched = best_trees(first, following, nodes)
     assert (trees.chance[1] == untouched.chance[1]).all()
+
+
+def test_no_node_is_deeper_than_its_request_has_room_for():
+    first, following = _tables(9, 3, 5, 4)
+    trees = best_trees(first, following, 12, deepest=np.array([0, 2, 9]))
+    assert [int(depth[chance > 0].max(initial=0)) for depth, chance in zip(trees.depth, trees.chance)] == [0, 2, 5]

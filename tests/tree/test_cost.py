@@ -40,9 +40,14 @@ def test_without_a_cost_everything_with_a_chance_is_kept():
     assert best_lengths(np.array([[0.9, 0.1, 0.0], [0.0, 0.0, 0.0]]), 2, None).tolist() == [2, 0]
 
 
-def test_larger_batches_are_never_cheaper_and_grow_beyond_the_last_size():
+def test_smaller_batches_never_cost_more_and_cost_grows_beyond_the_last_size():
     cost = StepCost.of({1: 5.0, 2: 4.0, 4: 6.0})
-    assert cost(np.array([1, 2, 3, 4, 6])).tolist() == [5.0, 5.0, 5.5, 6.0, 7.0]
+    assert cost(np.array([1, 2, 3, 4, 6])).tolist() == [4.0, 4.0, 5.0, 6.0, 8.0]
+
+
+def test_one_disturbed_measurement_does_not_end_drafting():
+    disturbed = StepCost.of({1: 53.9, 2: 1926.7, 4: 19.9, 6: 23.0, 8: 24.1, 16: 229.1, 24: 36.7})
+    assert best_lengths(np.cumprod(np.full((1, 5), 0.8), axis=1), 1, disturbed)[0] >= 4
 
 
 def test_drafting_stops_to_pay_under_load():

@@ -1,6 +1,7 @@
 """The draft side of one engine step: feed it what was committed, let it propose what may come next."""
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from vllm_specflash.engine.spans import VISUAL, SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.step import Step
 from vllm_specflash.engine.target import embed_tokens, lm_head_weight
-from vllm_specflash.tree.build import Trees, best_trees, chains_only
+from vllm_specflash.tree.build import Trees, best_trees
 from vllm_specflash.tree.calibration import Calibration
 from vllm_specflash.tree.cost import StepCost, best_lengths, expected_gain
 from vllm_specflash.tree.layout import lay_out
@@ -137,6 +138,7 @@ class SpecFlashProposer:
         The draft's KV of every newly committed position is written whether or not a draft is wanted for it.
         """
         began = time.perf_counter()
+        network_before = self.stats.network_seconds
         drafts: list[list[int]] = [[] for _ in step.req_ids]
         if self._paused_steps:
             self._paused_steps -= 1
@@ -145,11 +147,10 @@ class SpecFlashProposer:
             spans = SpanBatch([self._spans.get(req_id, NO_SPANS) for req_id in step.req_ids])
             inputs = self._gather(step, spans)
             if inputs is not None:
-                network_began = time.perf_counter()
-                candidates = self._forward(step, spans, inputs)
-                network_seconds = time.perf_counter() - network_began
-                self.stats.network_seconds += network_seconds
+                with self._in_network():
+                    candidates = self._forward(step, spans, inputs)
                 if candidates is not None:
+                    network_seconds = self.stats.network_seconds - network_before
                     # Smoothed, and slow to rise: the first forwards of a shape are not typical.
                     self._draft_seconds += 0.2 * (min(network_seconds, 2 * self._draft_seconds or 1) - self._draft_seconds)
                     self._choose(candidates, inputs.query_requests, step, drafts)
@@ -157,6 +158,12 @@ class SpecFlashProposer:
         self.stats.proposed_tokens += sum(map(len, drafts))
         self.stats.seconds += time.perf_counter() - began
         return drafts
+
+    @contextmanager
+    def _in_network(self):
+        began = time.perf_counter()
+        yield
+        self.stats.network_seconds += time.perf_counter() - began
 
     def _gather(self, step: Step, spans: SpanBatch) -> _Inputs | None:
         """Split the committed rows into text pairs and span chunks, and pool the spans that ended."""
@@ -181,8 +188,9 @@ class SpecFlashProposer:
                 requests, positions, rows = requests[text], positions[text], rows[text]
 
         next_tokens = np.clip(step.token_ids[requests, positions + 1], 0, self.model.config.target_vocab_size - 1)
-        hidden = step.hidden_states[self._tensor(rows)]
-        u = self.model.fuse(self.embed(self._tensor(next_tokens)).to(hidden.dtype), hidden)
+        with self._in_network():
+            hidden = step.hidden_states[self._tensor(rows)]
+            u = self.model.fuse(self.embed(self._tensor(next_tokens)).to(hidden.dtype), hidden)
         if latents is not None:
             of_requests, of_positions, pooled = latents
             requests = np.concatenate((requests, of_requests))
@@ -268,14 +276,10 @@ class SpecFlashProposer:
         """Of the candidates, the trees that are worth verifying and fit, into drafts."""
         req_ids = [step.req_ids[request] for request in requests]
         first, following = candidates.first.cpu().numpy(), candidates.following.cpu().numpy()
-        # Positions beyond a request's room have no chance.
-        beyond = np.arange(2, following.shape[1] + 2) > step.room[requests][:, None]
-        if beyond.any():
-            following = np.where(beyond[:, :, None, None], np.float32(0), following)
         chain = np.array([self.verification is None or req_id in self._chains for req_id in req_ids])
-        if chain.any():
-            first, following = chains_only(first, following, chain)
-        trees = best_trees(first, following, self.num_speculative_tokens, self.calibration)
+        trees = best_trees(
+            first, following, self.num_speculative_tokens, step.room[requests], chain, self.calibration.ratio
+        )
         slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
         chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
         keep = best_lengths(chances, len(drafts), self.step_cost, self._draft_seconds)

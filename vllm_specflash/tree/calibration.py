@@ -5,18 +5,29 @@ import numpy as np
 BINS = 16
 # Weight of the draft's own word, in expected acceptances, and what is left of an observation after 1 / (1 - DECAY) steps.
 PRIOR, DECAY = 20.0, 0.998
+# A chance of exactly 1 has a bin of its own at the end, so that no lookup needs a check.
+UNCALIBRATED = np.ones(BINS + 1)
+
+
+def calibrated(chance: np.ndarray, ratio: np.ndarray, most: float = 1.0) -> np.ndarray:
+    """Chances of any shape, corrected by a Calibration's ratio and never above `most`."""
+    return np.minimum(chance * ratio.take((chance * BINS).astype(np.intp)), most)
 
 
 class Calibration:
-    """Multiplies chances by accepted over expected, per bin of chance; starts out at 1."""
+    """Accepted over expected, per bin of chance; starts out at 1.
+
+    Attributes:
+        ratio: [BINS + 1] what a chance p is to be multiplied by, at int(p * BINS).
+    """
 
     def __init__(self):
         self._expected, self._accepted = np.zeros(BINS), np.zeros(BINS)
-        self._ratio = np.ones(BINS + 1, dtype=np.float32)
+        self.ratio = UNCALIBRATED.copy()
 
     def __call__(self, chance: np.ndarray) -> np.ndarray:
         """Calibrated chances, any shape."""
-        return np.minimum(chance * self._ratio[(chance * BINS).astype(np.int64)], 1.0)
+        return calibrated(chance, self.ratio)
 
     def observe(self, chance: np.ndarray, accepted: np.ndarray) -> None:
         """Take in one step: [T] the draft's own chances of tokens that the target decided on, and what it decided."""
@@ -25,5 +36,5 @@ class Calibration:
         bins = np.minimum((chance * BINS).astype(np.int64), BINS - 1)
         self._expected = DECAY * self._expected + np.bincount(bins, weights=chance, minlength=BINS)
         self._accepted = DECAY * self._accepted + np.bincount(bins, weights=accepted, minlength=BINS)
-        self._ratio[:BINS] = (self._accepted + PRIOR) / (self._expected + PRIOR)
-        self._ratio[BINS] = self._ratio[BINS - 1]
+        self.ratio[:BINS] = (self._accepted + PRIOR) / (self._expected + PRIOR)
+        self.ratio[BINS] = self.ratio[BINS - 1]

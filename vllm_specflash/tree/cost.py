@@ -32,9 +32,10 @@ class StepCost:
 
     @classmethod
     def of(cls, timings: dict[int, float]) -> "StepCost":
-        """From measured seconds per token count; a larger batch is never taken to be cheaper."""
+        """From measured seconds per token count. What disturbs a measurement only ever adds to it, so a batch is never
+        taken to cost more than a larger one did."""
         sizes = np.array(sorted(timings))
-        return cls(sizes, np.maximum.accumulate([timings[size] for size in sizes]))
+        return cls(sizes, np.minimum.accumulate([timings[size] for size in sizes[::-1]])[::-1])
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """Seconds for each of the token counts."""
