@@ -21,9 +21,8 @@ def steps(draw):
     trees, bases, before = [], [], []
     for _ in range(requests):
         nodes = draw(st.integers(0, 9))
-        parent = np.array([[draw(st.integers(-1, i - 1)) for i in range(nodes)]], dtype=np.int64).reshape(1, nodes)
-        laid = lay_out(parent, np.array([nodes])).parent[0] if nodes else np.empty(0, dtype=np.int64)
-        trees.append(Draft(np.append(-1, laid), np.full(nodes + 1, np.nan)))
+        _, laid = lay_out([draw(st.integers(-1, i - 1)) for i in range(nodes)])
+        trees.append(Draft([-1, *laid], [np.nan] * (nodes + 1)))
         bases.append(draw(st.integers(0, 20)))
         before.append(min(bases[-1], draw(st.integers(0, 3))))
     return trees, np.array(bases), np.array(before), draw(st.sampled_from([4, 8, 16]))

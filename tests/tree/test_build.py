@@ -105,3 +105,10 @@ def test_no_node_is_deeper_than_its_request_has_room_for():
     first, following = _tables(9, 3, 5, 4)
     trees = best_trees(first, following, 12, deepest=np.array([0, 2, 9]))
     assert [int(depth[chance > 0].max(initial=0)) for depth, chance in zip(trees.depth, trees.chance)] == [0, 2, 5]
+
+
+def test_a_side_path_starts_at_every_child_but_the_best():
+    first, following = _tables(4, 2, 3, 4)
+    trees = best_trees(first, following, 12)
+    for parents, starts in zip(trees.parent.tolist(), trees.starts_path.tolist()):
+        assert starts == [parent in parents[:node] for node, parent in enumerate(parents)]

@@ -4,7 +4,7 @@ import numpy as np
 
 from vllm_specflash.tree.step import Draft, StepTrees
 
-TREE = Draft(np.array([-1, 0, 1, 0, 3]), np.array([np.nan, 0.6, 0.5, 0.3, 0.2]))
+TREE = Draft([-1, 0, 1, 0, 3], [np.nan, 0.6, 0.5, 0.3, 0.2])
 
 
 def test_depths_paths_and_ancestors_of_a_mixed_batch():
@@ -23,7 +23,7 @@ def test_chains_do_not_branch():
 
 def test_a_cut_draft_is_still_a_tree():
     cut = TREE.cut(3)
-    assert cut.parents.tolist() == [-1, 0, 1, 0] and StepTrees.of([cut]).branches
+    assert cut.parents == [-1, 0, 1, 0] and StepTrees.of([cut]).branches
     assert not StepTrees.of([TREE.cut(2)]).branches
 
 

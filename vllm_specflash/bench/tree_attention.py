@@ -94,8 +94,8 @@ def typical_trees(requests: int, nodes: int, seed: int) -> StepTrees:
     first = rng.dirichlet(np.full(33, 0.15), requests)[:, :32]
     following = rng.dirichlet(np.full(33, 0.15), (requests, 4, 32))[..., :32]
     trees = best_trees(first, following, nodes)
-    layout = lay_out(trees.parent, np.full(requests, nodes))
-    return StepTrees.of([Draft(np.append(-1, parent), np.full(nodes + 1, np.nan)) for parent in layout.parent])
+    laid = [lay_out(parents)[1] for parents in trees.parent.tolist()]
+    return StepTrees.of([Draft([-1, *parents], [np.nan] * (nodes + 1)) for parents in laid])
 
 
 def microseconds(run, repeats: int) -> float:

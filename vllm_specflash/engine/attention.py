@@ -4,6 +4,7 @@ Subclasses of whatever backend a layer has take its place, one layer object at a
 other engine in the process, stays as it is. In steps without a branching tree they only pass on.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -40,6 +41,17 @@ class Verification:
     _copies: list[tuple[int, int]] | None = None
     _write_rows: Tensor | None = None
     _write_slots: Tensor | None = None
+
+    def side_path_seconds(self, repeats: int = 5) -> float:
+        """Time to copy one block in every layer, which is most of what a side path costs beside its tokens."""
+        source, target = self.spare[:2]
+        timings = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            for kv_cache in self.kv_caches:
+                kv_cache[target].copy_(kv_cache[source])
+            timings.append(time.perf_counter() - began)
+        return min(timings)
 
     def begin(self, trees: StepTrees | None, rows: np.ndarray | None = None, base: np.ndarray | None = None) -> None:
         """A step begins; whatever the last one left is gone."""

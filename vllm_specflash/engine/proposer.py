@@ -26,7 +26,7 @@ from vllm_specflash.engine.step import Step
 from vllm_specflash.engine.target import embed_tokens, lm_head_weight
 from vllm_specflash.tree.build import Trees, best_trees
 from vllm_specflash.tree.calibration import Calibration
-from vllm_specflash.tree.cost import StepCost, best_lengths, expected_gain
+from vllm_specflash.tree.cost import StepCost, best_sizes
 from vllm_specflash.tree.layout import lay_out
 from vllm_specflash.tree.step import Draft
 from vllm_specflash.triton_kernels.draft_attention import draft_attention
@@ -282,8 +282,7 @@ class SpecFlashProposer:
         )
         slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
         chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
-        keep = best_lengths(chances, len(drafts), self.step_cost, self._draft_seconds)
-        gain = expected_gain(chances, keep, len(drafts), self.step_cost, self._draft_seconds)
+        keep, gain = best_sizes(chances, len(drafts), self.step_cost, self._draft_seconds, trees.starts_path)
         self._gain += 0.1 * (min(gain, 10.0) - self._gain)
         if self._gain < 1:
             self._paused_steps, self._gain = PAUSE, RETRY_GAIN
@@ -304,22 +303,21 @@ class SpecFlashProposer:
 
         tokens [Q, L, C]; count [Q] nodes to keep; root [Q] target position of each tree's root.
         """
-        layout = lay_out(trees.parent, count)
         row = np.arange(len(requests))[:, None]
-        tokens = tokens[row, trees.depth[row, layout.order] - 1, trees.candidate[row, layout.order]]
-        given = trees.conditional[row, layout.order]
+        tokens = tokens[row, trees.depth - 1, trees.candidate].tolist()
+        parents, given, depth = trees.parent.tolist(), trees.conditional.tolist(), trees.depth.tolist()
         spare = 0 if self.verification is None else len(self.verification.spare)
         for q, (request, req_id, n) in enumerate(zip(requests.tolist(), req_ids, count.tolist())):
-            parents = layout.parent[q, :n]
-            starts = np.flatnonzero(parents != np.arange(n))
-            if len(starts):
-                each = spare_blocks_needed(int(root[q]), int(trees.depth[q, :n].max()), self.verification.block_size)
+            order, above = lay_out(parents[q][:n])
+            starts = [node for node, parent in enumerate(above) if parent != node]
+            if starts:
+                each = spare_blocks_needed(int(root[q]), max(depth[q][:n]), self.verification.block_size)
                 paths = min(len(starts), spare // each)
                 spare -= paths * each
-                n = n if paths == len(starts) else int(starts[paths])
+                n = n if paths == len(starts) else starts[paths]
                 self.stats.branching += paths > 0
-            drafts[request] = tokens[q, :n].tolist()
-            self._drafted[req_id] = Draft(np.append(-1, parents[:n]), np.append(np.nan, given[q, :n]))
+            drafts[request] = [tokens[q][node] for node in order[:n]]
+            self._drafted[req_id] = Draft([-1, *above[:n]], [np.nan, *(given[q][node] for node in order[:n])])
 
     def _slots(self, step: Step, requests: Tensor, positions: Tensor) -> Tensor:
         """Cache slots of target positions, both [...] int64."""

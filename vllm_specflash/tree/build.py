@@ -6,6 +6,7 @@ the depth before: a beam of n nodes a depth misses none, and the search is exact
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -32,6 +33,16 @@ class Trees:
     candidate: np.ndarray
     chance: np.ndarray
     conditional: np.ndarray
+
+    @property
+    def starts_path(self) -> np.ndarray:
+        """[Q, n] bool: not the best child of its parent, so that a side path begins there (layout.py)."""
+        return ((self.parent[:, :, None] == self.parent[:, None, :]) & _earlier(self.parent.shape[1])).any(2)
+
+
+@cache
+def _earlier(nodes: int) -> np.ndarray:
+    return np.tri(nodes, k=-1, dtype=bool)
 
 
 def best_trees(

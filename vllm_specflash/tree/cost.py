@@ -4,13 +4,14 @@ A step over T tokens takes cost(T) seconds and emits, of every request, one toke
 p the chance that a drafted token is accepted together with all before it, the expected rate of a batch of R requests
 that verifies the drafts in S is
 
-    (R + sum of p over S) / cost(R + |S|)
+    (R + sum of p over S) / (cost(R + |S|) + side paths of S * what one takes)
 
-Chances never grow along a draft, so the best S of every size is a prefix of the batch's tokens ordered by p, and
-never holds a token without those it depends on.
+Chances never grow along a draft, so a prefix of the batch's tokens ordered by p never holds a token without those it
+depends on, and where side paths take no time of their own the best S of every size is one.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,17 +26,19 @@ class StepCost:
     Attributes:
         sizes: [n] token counts, ascending.
         seconds: [n], never descending.
+        side_path_seconds: of each path of a tree but its first, beside its tokens.
     """
 
     sizes: np.ndarray
     seconds: np.ndarray
+    side_path_seconds: float = 0.0
 
     @classmethod
-    def of(cls, timings: dict[int, float]) -> "StepCost":
+    def of(cls, timings: dict[int, float], side_path_seconds: float = 0.0) -> "StepCost":
         """From measured seconds per token count. What disturbs a measurement only ever adds to it, so a batch is never
         taken to cost more than a larger one did."""
         sizes = np.array(sorted(timings))
-        return cls(sizes, np.minimum.accumulate([timings[size] for size in sizes[::-1]])[::-1])
+        return cls(sizes, np.minimum.accumulate([timings[size] for size in sizes[::-1]])[::-1], side_path_seconds)
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """Seconds for each of the token counts."""
@@ -46,41 +49,42 @@ class StepCost:
         return inside + np.maximum(tokens - self.sizes[-1], 0) * slope
 
 
-def best_lengths(chances: np.ndarray, requests: int, cost: StepCost | None, overhead: float = 0.0) -> np.ndarray:
-    """Length of each draft.
+class Sizes(NamedTuple):
+    """How much of each draft to verify, and what that is expected to be worth."""
+
+    lengths: np.ndarray
+    """[Q] tokens to keep."""
+    gain: float
+    """Tokens per second of the step, the time to make its drafts included, over those of a step without drafts."""
+
+
+def best_sizes(
+    chances: np.ndarray,
+    requests: int,
+    cost: StepCost | None,
+    draft_seconds: float = 0.0,
+    starts_path: np.ndarray | None = None,
+) -> Sizes:
+    """The sizes with the highest expected rate.
 
     Args:
         chances: [Q, n] of every drafted token to be accepted with all before it; 0 where it must not be proposed.
         requests: R, requests in the batch; Q of them have drafts.
         cost: None to take whatever has a chance at all.
-        overhead: seconds of a step that do not depend on its tokens and that `cost` does not hold.
-
-    Returns:
-        [Q] tokens to keep.
+        draft_seconds: of making the drafts of one step, which `cost` does not hold.
+        starts_path: [Q, n] whether a side path begins with the token; nowhere if not given.
     """
     if cost is None:
-        return (chances > 0).sum(axis=1)
+        return Sizes((chances > 0).sum(axis=1), np.inf)
     # Stable: among equals of one draft, the earlier token first.
     order = np.argsort(-chances, axis=None, kind="stable")
     ranked = chances.ravel()[order]
     ranked = ranked[ranked > 0]
     emitted = requests + np.concatenate(([0.0], np.cumsum(ranked)))
-    seconds = overhead + cost(requests + np.arange(len(emitted)))
-    count = int(np.argmax(emitted / seconds))
-    return np.bincount(order[:count] // chances.shape[1], minlength=len(chances))
-
-
-def expected_gain(
-    chances: np.ndarray, lengths: np.ndarray, requests: int, cost: StepCost | None, draft_seconds: float
-) -> float:
-    """Speed of a step with these drafts, the time to make them included, over that of a step without.
-
-    Args:
-        chances, lengths: [Q, n] and [Q], as given to and returned by best_lengths.
-        draft_seconds: of making the drafts of one step.
-    """
-    if cost is None:
-        return np.inf
-    kept = np.arange(chances.shape[1]) < lengths[:, None]
-    drafted = (requests + chances[kept].sum()) / (cost(np.array(requests + lengths.sum())) + draft_seconds)
-    return float(drafted * cost(np.array(requests)) / requests)
+    seconds = cost(requests + np.arange(len(emitted)))
+    plain = requests / seconds[0]
+    if starts_path is not None:
+        seconds[1:] += np.cumsum(starts_path.ravel()[order[: len(ranked)]]) * cost.side_path_seconds
+    rate = emitted / (seconds + draft_seconds)
+    count = int(np.argmax(rate))
+    return Sizes(np.bincount(order[:count] // chances.shape[1], minlength=len(chances)), float(rate[count] / plain))

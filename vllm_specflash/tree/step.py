@@ -15,13 +15,13 @@ class Draft:
         given: [n + 1] as in StepTrees.
     """
 
-    parents: np.ndarray
-    given: np.ndarray
+    parents: list[int]
+    given: list[float]
 
     @classmethod
     def chain(cls, length: int) -> "Draft":
         """Nothing is known of it but its length."""
-        return cls(np.arange(-1, length), np.full(length + 1, np.nan))
+        return cls(list(range(-1, length)), [np.nan] * (length + 1))
 
     def cut(self, length: int) -> "Draft":
         """The first `length` drafted nodes."""
@@ -47,8 +47,8 @@ class StepTrees:
         """Of each request's draft, in batch order."""
         return cls(
             np.array([len(draft.parents) for draft in drafts]),
-            np.concatenate([draft.parents for draft in drafts]),
-            np.concatenate([draft.given for draft in drafts]),
+            np.array([parent for draft in drafts for parent in draft.parents]),
+            np.array([chance for draft in drafts for chance in draft.given]),
         )
 
     @cached_property
@@ -102,10 +102,15 @@ class StepTrees:
 
         lengths [R] and nodes [R, W] are of tree_accept.
         """
-        taken = np.zeros(len(self.parents), dtype=bool)
-        taken[self.first] = True
-        request, k = np.nonzero(np.arange(nodes.shape[1]) < lengths[:, None])
-        taken[self.first[request] + nodes[request, k]] = True
-        asked = (self.parents >= 0) & ~np.isnan(self.given)
-        asked[asked] = taken[(self.first[self.request] + self.parents)[asked]]
-        return self.given[asked], taken[asked]
+        chances, taken, first = [], [], 0
+        parents, given = self.parents.tolist(), self.given.tolist()
+        for count, length, walk in zip(self.counts.tolist(), lengths.tolist(), nodes.tolist()):
+            accepted = {0, *walk[:length]}
+            for node in range(1, count):
+                chance = given[first + node]
+                # NaN where the draft said nothing.
+                if parents[first + node] in accepted and chance == chance:
+                    chances.append(chance)
+                    taken.append(node in accepted)
+            first += count
+        return np.array(chances), np.array(taken, dtype=bool)
