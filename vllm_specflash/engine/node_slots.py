@@ -143,13 +143,11 @@ def ancestor_bits(trees: StepTrees, nodes: np.ndarray) -> np.ndarray:
 
 
 def to_device(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
-    """Copies of arrays, of any element types, by one transfer that the host does not wait for."""
+    """Copies of arrays [n] of any element types, by one transfer that the host does not wait for."""
     words = [-(-array.nbytes // 8) for array in arrays]
     host = torch.empty(sum(words), dtype=torch.int64, pin_memory=device.type == "cuda")
     for part, array in zip(host.split(words), arrays):
-        part.view(torch.uint8)[: array.nbytes] = torch.from_numpy(np.ascontiguousarray(array)).view(torch.uint8)
+        part.numpy().view(array.dtype)[: len(array)] = array
     # The pinned memory is not handed out again before the copy is through: torch's allocator sees to that.
     copied = host.to(device, non_blocking=True).split(words)
-    return [
-        part.view(torch.from_numpy(array).dtype)[: len(array)] for part, array in zip(copied, arrays)
-    ]
+    return [part.view(torch.from_numpy(array).dtype)[: len(array)] for part, array in zip(copied, arrays)]
