@@ -19,7 +19,7 @@ class SpecFlashGPUModelRunner(SpecFlashRunnerMixin, gpu_model_runner.GPUModelRun
             return
         fault = compat.problem(TREE_NAMES + CUDA_TREE_NAMES)
         if fault:
-            logger.warning_once("SpecFLASH drafts chains only. %s", fault)
+            logger.warning_once("SpecFLASH drafts chains only: its trees lack something of this vLLM. (%s)", fault)
             return
         # Imported here: it is made of what was just looked for.
         from vllm_specflash.engine.tree_backend import set_up_trees
