@@ -194,6 +194,46 @@ CPU_TREE_NAMES = (
         ("common_prefix_len", "common_attn_metadata"),
     ),
 )  # fmt: skip
+# What trees on CUDA lean on besides: our attention backend is made of vLLM's Triton one (engine/tree_backend.py).
+CUDA_TREE_NAMES = (
+    Name("vllm.v1.attention.backends.registry", "register_backend", ("backend", "class_path")),
+    Name("vllm.v1.attention.backends.registry", "AttentionBackendEnum.CUSTOM"),
+    Name("vllm.v1.attention.backends.registry", "AttentionBackendEnum.TRITON_ATTN"),
+    Name("vllm.v1.attention.backends.registry", "AttentionBackendEnum.get_path"),
+    Name("vllm.engine.arg_utils", "EngineArgs", attributes=("attention_backend", "attention_config")),
+    Name("vllm.config.attention", "AttentionConfig", attributes=("backend", "backend_per_kind")),
+    Name("vllm.config.model", "ModelConfig", attributes=("rswa_window",)),
+    Name("vllm.config.parallel", "ParallelConfig", attributes=("use_ubatching",)),
+    Name("vllm.config.compilation", "CompilationConfig", attributes=("static_forward_context",)),
+    Name("vllm.v1.attention.backend", "AttentionCGSupport.NEVER"),
+    Name("vllm.v1.attention.backend", "AttentionType.DECODER"),
+    Name("vllm.v1.attention.backends.triton_attn", "TritonAttentionBackend.get_impl_cls"),
+    Name("vllm.v1.attention.backends.triton_attn", "TritonAttentionBackend.get_builder_cls"),
+    Name(
+        "vllm.v1.attention.backends.triton_attn", "TritonAttentionImpl.forward",
+        ("layer", "query", "key", "value", "kv_cache", "attn_metadata", "output"),
+    ),
+    Name("vllm.v1.attention.backends.triton_attn", "TritonAttentionImpl.fused_output_quant_supported", ("quant_key",)),
+    Name(
+        "vllm.v1.attention.backends.triton_attn", "TritonAttentionImpl",
+        attributes=(
+            "head_size", "scale", "sliding_window", "alibi_slopes", "logits_soft_cap", "sinks", "chunk_lookback",
+            "kv_sharing_target_layer_name", "attn_type",
+        ),
+    ),
+    Name(
+        "vllm.v1.attention.backends.triton_attn", "TritonAttentionMetadataBuilder.build",
+        ("common_prefix_len", "common_attn_metadata"),
+    ),
+    Name(
+        "vllm.v1.attention.backends.triton_attn", "TritonAttentionMetadataBuilder.get_cudagraph_support",
+        ("vllm_config", "kv_cache_spec"),
+    ),
+    Name(
+        "vllm.model_executor.layers.attention", "Attention",
+        attributes=("impl", "kv_cache", "kv_cache_torch_dtype", "num_kv_heads", "head_size", "head_size_v"),
+    ),
+)  # fmt: skip
 # Only where the CPU build is: a GPU wheel's module of the same name may not import there.
 CPU_NAMES = (
     Name("vllm.v1.worker.cpu_worker", "CPUWorker.init_device"),

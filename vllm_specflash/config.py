@@ -32,10 +32,10 @@ class SpecFlashOptions:
         "Most drafted tokens per request and step. Default: 16 where trees run; otherwise what the draft was trained for, "
         "K tokens times its rounds.",
     )
-    tree: bool = option(
-        True,
-        "Draft trees, K tokens times the draft's rounds deep, where the platform runs them (CPUs so far) and the request's "
-        "settings allow it; false: chains, as long as num_speculative_tokens says.",
+    tree: bool | None = option(
+        None,
+        "Draft trees, K tokens times the draft's rounds deep, where the request's settings allow it; false: chains, as long as "
+        "num_speculative_tokens says. Default: trees on CPUs, chains on GPUs.",
     )
     sizing: str = option(
         "auto",
@@ -76,7 +76,7 @@ class SpecFlashOptions:
             if value is not None and not (isinstance(value, str) and value):
                 raise SpecFlashError(f"{name} is {value!r}: give it as a string, or leave it out.")
         for name in ("tree", "check_target_name"):
-            if not isinstance(getattr(self, name), bool):
+            if not isinstance(getattr(self, name), bool) and not (name == "tree" and self.tree is None):
                 raise SpecFlashError(f"{name} is {getattr(self, name)!r}: give true or false.")
         tokens = self.num_speculative_tokens
         # True and False are integers to Python.

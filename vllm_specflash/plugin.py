@@ -5,6 +5,7 @@ wrapped so that `speculative_config` may say "specflash"; everything else happen
 to use only for engines that ask for it.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import logging
@@ -19,6 +20,7 @@ logger = logging.getLogger("vllm.specflash")
 _MARK = "_specflash_wrapped"
 # Side paths of trees copy the block that holds their root; vLLM's default of 128 on CPUs makes that four times the work.
 TREE_BLOCK_SIZE = 32
+TREE_BACKEND = "vllm_specflash.engine.tree_backend.TreeAttentionBackend"
 
 
 def register() -> None:
@@ -75,13 +77,18 @@ def _choose_worker(create_engine_config):
     def wrapped(self, *args, **kwargs):
         if _asks_for_specflash(self):
             # Imported here, as below.
+            from vllm.platforms import current_platform
+
             from vllm_specflash.engine.speculative_config import runs_trees
 
             self.speculative_config = _merged_config(self)
             self.spec_method = self.spec_model = self.spec_tokens = None
             self.worker_cls = _worker_class(self.worker_cls)
-            if self.block_size is None and runs_trees(self.speculative_config.get("tree", True)):
-                self.block_size = TREE_BLOCK_SIZE
+            if runs_trees(self.speculative_config.get("tree")):
+                if not current_platform.is_cpu():
+                    select_tree_attention(self)
+                elif self.block_size is None:
+                    self.block_size = TREE_BLOCK_SIZE
         return create_engine_config(self, *args, **kwargs)
 
     return wrapped
@@ -98,6 +105,38 @@ def _carry_options(create_speculative_config):
         return build_speculative_config(self, target_model_config, target_parallel_config)
 
     return wrapped
+
+
+def select_tree_attention(engine_args) -> None:
+    """Choose our attention backend for an engine whose user left the choice to vLLM, or chose the one that ours extends.
+
+    Any other choice stands, and so does vLLM's own where ours cannot be had; drafts are chains then, and the worker says so.
+    """
+    attention = engine_args.attention_config
+    chosen = {_backend_name(choice) for choice in (engine_args.attention_backend, attention.backend)} - {None, "AUTO"}
+    if chosen <= {"TRITON_ATTN"} and not attention.backend_per_kind and register_tree_attention():
+        # vLLM takes the choice from one of the two places only.
+        engine_args.attention_config = dataclasses.replace(attention, backend=None)
+        engine_args.attention_backend = "CUSTOM"
+
+
+def register_tree_attention() -> bool:
+    """Make our backend this process's CUSTOM one; whether it is, which it is not where another plugin's or a name is missing."""
+    if compat.problem(compat.CUDA_TREE_NAMES):
+        return False
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+    try:
+        taken = AttentionBackendEnum.CUSTOM.get_path()
+    except ValueError:
+        register_backend(AttentionBackendEnum.CUSTOM, TREE_BACKEND)
+        return True
+    return taken == TREE_BACKEND
+
+
+def _backend_name(choice) -> str | None:
+    """Of an AttentionBackendEnum, its name in any case, or nothing."""
+    return None if choice is None else getattr(choice, "name", str(choice)).upper()
 
 
 def _asks_for_specflash(engine_args) -> bool:

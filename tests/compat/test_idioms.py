@@ -38,3 +38,19 @@ def test_gpu_worker_imports_the_runner_class_when_it_builds_it(release):
 def test_cpu_worker_builds_the_runner_class_by_its_module_level_name(release):
     (init_device,) = [n for n in _functions(_tree(release, "vllm.v1.worker.cpu_worker")) if n.name == "init_device"]
     assert "self.model_runner = CPUModelRunner(" in ast.unparse(init_device)
+
+
+def test_triton_attention_keeps_keys_before_values_in_its_last_dimension(release):
+    text = release.source("vllm.v1.attention.backends.triton_attn")
+    assert "key_cache, value_cache = kv_cache.transpose(1, 2).split(self.head_size, dim=-1)" in text
+    assert "forward_includes_kv_cache_update: bool = False" in text
+
+
+def test_layers_call_attention_with_the_arguments_that_ours_passes_on(release):
+    (call,) = [
+        node
+        for node in ast.walk(_tree(release, "vllm.model_executor.layers.attention.attention"))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "self.impl.forward" and len(node.args) == 6
+    ]
+    assert [ast.unparse(argument) for argument in call.args] == ["self", "query", "key", "value", "kv_cache", "attn_metadata"]
+    assert "output" in [keyword.arg for keyword in call.keywords]

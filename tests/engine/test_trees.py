@@ -1,12 +1,24 @@
-"""Trees in the real engine: answers stay plain vLLM's wherever in the tree the right token lies."""
+"""Trees in the real engine: answers stay plain vLLM's wherever in the tree the right token lies.
+
+Every test runs twice: side paths in spare blocks, as on CPUs, and nodes in consecutive slots, as on GPUs
+(tests/support/triton_on_cpu.py).
+"""
 
 import numpy as np
 import pytest
 import torch
 from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, with_images
 from tiny_models import draft_for, tiny_qwen2_5_vl
+from triton_on_cpu import use_triton_attention
 
 from vllm_specflash.engine import proposer
+
+
+@pytest.fixture(params=["spare_blocks", "node_slots"], autouse=True)
+def way(request, monkeypatch):
+    if request.param == "node_slots":
+        use_triton_attention(monkeypatch)
+    return request.param
 
 
 @pytest.fixture
@@ -42,7 +54,7 @@ def assert_accepted_aside(llm, times: int = 20) -> None:
 
 
 @pytest.mark.parametrize("block_size", [32, 128])
-@pytest.mark.parametrize("nodes", [3, 16, 40])
+@pytest.mark.parametrize("nodes", [3, 16, 64])
 def test_misranked_trees_leave_answers_identical(llava, drafts, plain_answers, misranking, nodes, block_size):
     options = {"num_speculative_tokens": nodes, "min_confidence": 0}
     with engine(llava, drafts["knowing"], options, block_size=block_size) as llm:

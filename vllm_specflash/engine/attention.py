@@ -5,7 +5,7 @@ other engine in the process, stays as it is. In steps without a branching tree t
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vllm_specflash.engine.paths import PathSequences
+from vllm_specflash.engine.paths import PathSequences, spare_blocks_needed
 from vllm_specflash.tree.step import StepTrees
+from vllm_specflash.triton_kernels.tree_accept import Acceptance
 
 
 @dataclass
@@ -86,20 +87,35 @@ class Verification:
             kv_cache[target].copy_(kv_cache[source])
         update(key.index_select(0, self._write_rows), value.index_select(0, self._write_rows), self._write_slots)
 
-    def commit(self, last: np.ndarray) -> int:
-        """Where the walks of [R] ended (flat nodes), the accepted path's keys and values go to the request's own blocks.
-
-        Returns the number of blocks that had to be copied.
-        """
+    def commit(self, acceptance: Acceptance) -> None:
+        """The accepted paths' keys and values go to the requests' own blocks."""
         if self.sequences is None:
-            return 0
-        moves = self.sequences.moves(self._own_blocks, last)
+            return
+        lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
+        ends = nodes[np.arange(len(lengths)), np.maximum(lengths, 1) - 1]
+        moves = self.sequences.moves(self._own_blocks, self.trees.first + np.where(lengths > 0, ends, 0))
         for source, target in moves:
             for kv_cache in self.kv_caches:
                 kv_cache[target].copy_(kv_cache[source])
         # What runs before the next step begins (a dummy batch, say) is none of this one's.
         self.sequences = None
-        return len(moves)
+
+    def allowance(self) -> "BlockAllowance":
+        return BlockAllowance(len(self.spare), self.block_size)
+
+
+@dataclass
+class BlockAllowance:
+    """Spare blocks for side paths; a tree for whose paths too few are left loses the last ones."""
+
+    left: int
+    block_size: int
+
+    def fitting(self, nodes: int, side_paths: Sequence[int], root: int, deepest: int) -> int:
+        each = spare_blocks_needed(root, deepest, self.block_size)
+        paths = min(len(side_paths), self.left // each)
+        self.left -= paths * each
+        return nodes if paths == len(side_paths) else side_paths[paths]
 
 
 @cache

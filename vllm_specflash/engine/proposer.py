@@ -14,16 +14,15 @@ from vllm.logger import init_logger
 from vllm_specflash.config import SpecFlashError, first_sentence
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.candidates import CANDIDATES, Candidates
-from vllm_specflash.engine.attention import Verification
 from vllm_specflash.engine.cache import DraftCache
 from vllm_specflash.engine.latents import SpanChunk, SpanPooler
-from vllm_specflash.engine.paths import spare_blocks_needed
 from vllm_specflash.engine.rounds import draft_candidates
 from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.spans import VISUAL, SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.step import Step
 from vllm_specflash.engine.target import embed_tokens, lm_head_weight
+from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.tree.build import Trees, best_trees
 from vllm_specflash.tree.calibration import Calibration
 from vllm_specflash.tree.cost import StepCost, best_sizes
@@ -84,7 +83,7 @@ class SpecFlashProposer:
         self._chains: set[str] = set()
         self.calibration = Calibration()
         # Set by the runner where trees can be verified.
-        self.verification: Verification | None = None
+        self.verification: TreeVerification | None = None
 
     def load_model(self, target: torch.nn.Module) -> None:
         """Load the draft beside the target, and register its layer before vLLM sizes the KV cache."""
@@ -299,23 +298,20 @@ class SpecFlashProposer:
         root: np.ndarray,
         drafts: list[list[int]],
     ) -> None:
-        """Lay the trees out, as far as there are spare blocks for their side paths, and remember them.
+        """Lay the trees out, as far as they can be verified, and remember them.
 
         tokens [Q, L, C]; count [Q] nodes to keep; root [Q] target position of each tree's root.
         """
         row = np.arange(len(requests))[:, None]
         tokens = tokens[row, trees.depth - 1, trees.candidate].tolist()
         parents, given, depth = trees.parent.tolist(), trees.conditional.tolist(), trees.depth.tolist()
-        spare = 0 if self.verification is None else len(self.verification.spare)
+        allowance = None if self.verification is None else self.verification.allowance()
         for q, (request, req_id, n) in enumerate(zip(requests.tolist(), req_ids, count.tolist())):
             order, above = lay_out(parents[q][:n])
             starts = [node for node, parent in enumerate(above) if parent != node]
             if starts:
-                each = spare_blocks_needed(int(root[q]), max(depth[q][:n]), self.verification.block_size)
-                paths = min(len(starts), spare // each)
-                spare -= paths * each
-                n = n if paths == len(starts) else starts[paths]
-                self.stats.branching += paths > 0
+                n = allowance.fitting(n, starts, int(root[q]), max(depth[q][:n]))
+                self.stats.branching += starts[0] < n
             drafts[request] = [tokens[q][node] for node in order[:n]]
             self._drafted[req_id] = Draft([-1, *above[:n]], [np.nan, *(given[q][node] for node in order[:n])])
 

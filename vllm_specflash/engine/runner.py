@@ -8,8 +8,10 @@ from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
 
 from vllm_specflash.engine.attention import Verification, run_trees, tree_impl, tree_metadata_builder
+from vllm_specflash.engine.node_slots import to_device
 from vllm_specflash.engine.spare import with_spare_blocks
 from vllm_specflash.engine.step import Step
+from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.engine.verify import NodeSampler
 from vllm_specflash.tree.cost import SIZES, StepCost
 from vllm_specflash.tree.step import StepTrees
@@ -26,9 +28,10 @@ class SpecFlashRunnerMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.rejection_sampler = NodeSampler.replacing(self.rejection_sampler)
-        # Set by the worker where trees can be verified; without spare blocks all drafts are chains.
+        # Set by the worker where side paths of trees are verified in blocks of their own (engine/attention.py).
         self.num_spare_blocks = 0
-        self.verification: Verification | None = None
+        # Without it all drafts are chains.
+        self.verification: TreeVerification | None = None
 
     def initialize_kv_cache(self, kv_cache_config, *args, **kwargs):
         """vLLM's, with blocks of our own at the end that its scheduler never hears of."""
@@ -47,15 +50,17 @@ class SpecFlashRunnerMixin:
             logger.warning("SpecFLASH drafts chains only: this KV cache's blocks are not those of its block tables.")
             return
         block_size = self.kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
-        self.verification = Verification(
-            np.arange(known, known + spare), block_size, [layer.kv_cache for layer in layers]
-        )
+        verification = Verification(np.arange(known, known + spare), block_size, [layer.kv_cache for layer in layers])
         for layer in layers:
-            run_trees(layer.impl, tree_impl, self.verification)
+            run_trees(layer.impl, tree_impl, verification)
         for group in (group for groups in self.attn_groups for group in groups):
             for builder in group.metadata_builders:
-                run_trees(builder, tree_metadata_builder, self.verification)
-        self.rejection_sampler.verification = self.drafter.verification = self.verification
+                run_trees(builder, tree_metadata_builder, verification)
+        self.verify_trees_with(verification)
+
+    def verify_trees_with(self, verification: TreeVerification) -> None:
+        """Drafts may be trees from here on."""
+        self.verification = self.rejection_sampler.verification = self.drafter.verification = verification
 
     def _prepare_inputs(self, scheduler_output, num_scheduled_tokens):
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
@@ -75,7 +80,7 @@ class SpecFlashRunnerMixin:
             back[trees.rows(rows)] = trees.index - trees.depth
             # M-RoPE's three rows as well: text counts alike in all of them.
             positions = self._get_positions(len(back))
-            positions -= torch.from_numpy(back).to(positions.device, non_blocking=True)
+            positions -= to_device([back], positions.device)[0]
 
     def _sample(self, logits, spec_decode_metadata):
         self.rejection_sampler.acceptance = None
@@ -86,13 +91,12 @@ class SpecFlashRunnerMixin:
         return output
 
     def _commit_paths(self, acceptance) -> None:
-        trees = self.verification.trees
+        # First, so that a GPU has work while the host waits for the walks.
+        self.verification.commit(acceptance)
         lengths, nodes = acceptance.lengths.cpu().numpy(), acceptance.nodes.cpu().numpy()
-        self.drafter.calibration.observe(*trees.decided(lengths, nodes))
-        if trees.branches:
-            rows = np.arange(len(lengths))
-            last = trees.first + np.where(lengths > 0, nodes[rows, np.maximum(lengths, 1) - 1], 0)
-            self.drafter.stats.moved += self.verification.commit(last)
+        self.drafter.calibration.observe(*self.verification.trees.decided(lengths, nodes))
+        in_place = np.arange(1, nodes.shape[1] + 1)
+        self.drafter.stats.moved += int(((nodes >= 0) & (nodes != in_place)).any(1).sum())
 
     def propose_draft_token_ids(
         self,

@@ -51,9 +51,9 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
     )
 
 
-def runs_trees(tree: bool) -> bool:
-    """Whether an engine with the option `tree` drafts trees on this platform."""
-    return tree is True and current_platform.is_cpu()
+def runs_trees(tree: bool | None) -> bool:
+    """Whether an engine with the option `tree` drafts trees on this platform, if its layers can run them."""
+    return tree is True and current_platform.is_cuda() or tree is not False and current_platform.is_cpu()
 
 
 def _default_tokens(draft: SpecFlashConfig, options: SpecFlashOptions) -> int:

@@ -13,7 +13,7 @@ class DraftStats:
         network_seconds: of those, in the draft's forward (layer, head, lm_head) and its cache.
         proposed_tokens: tokens handed to the scheduler.
         branching: drafts that were more than a chain.
-        moved: blocks copied because an accepted path did not lie where a chain would.
+        moved: drafts whose accepted path did not lie where a chain would, so that its keys and values had to be copied.
         errors: steps in which the draft side failed and proposed nothing.
     """
 

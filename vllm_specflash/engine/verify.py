@@ -11,6 +11,7 @@ seeded answer is the one that plain vLLM gives, however long the drafts were.
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from vllm.v1.outputs import SamplerOutput
@@ -19,7 +20,8 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.rejection_sampler import RejectionSampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
-from vllm_specflash.engine.attention import Verification
+from vllm_specflash.engine.node_slots import to_device
+from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.triton_kernels.tree_accept import Acceptance, tree_accept
 
 
@@ -31,7 +33,7 @@ class NodeSampler(RejectionSampler):
         acceptance: what the last walk found.
     """
 
-    verification: Verification | None
+    verification: TreeVerification | None
     acceptance: Acceptance | None
 
     @classmethod
@@ -89,10 +91,10 @@ class NodeSampler(RejectionSampler):
         raw = logits[metadata.target_logits_indices].to(torch.float32)
         keep_raw = sampling.max_num_logprobs is not None and not self.is_processed_logprobs_mode
         processed = self.apply_logits_processors(raw.clone() if keep_raw else raw, sampling, metadata)
-        repeats = torch.tensor(metadata.num_draft_tokens, device=logits.device)
+        (repeats,) = to_device([np.array(metadata.num_draft_tokens)], logits.device)
 
         def per_draft(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values.repeat_interleave(repeats, dim=0)
+            return None if values is None else values.repeat_interleave(repeats, dim=0, output_size=len(raw))
 
         tokens, constrained = self.sampler.sample(
             processed,
@@ -114,12 +116,14 @@ class NodeSampler(RejectionSampler):
         """Tokens to emit [R, longest draft + 1], padded with -1, from the sampled token at every node [N]."""
         ends = metadata.cu_num_sampled_tokens
         bounds = torch.cat((ends.new_zeros(1), ends))
-        if self.verification is None:
+        # vLLM warms the sampler up before there is a step.
+        trees = None if self.verification is None else self.verification.trees
+        if trees is None:
             # Chains: a node's parent is the one before it.
             index = torch.arange(len(sampled), device=sampled.device)
             parents = index - torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=len(sampled)) - 1
         else:
-            parents = torch.from_numpy(self.verification.trees.parents).to(sampled.device)
+            parents = to_device([trees.parents], sampled.device)[0]
         tokens = torch.full_like(sampled, -1)
         # The row before a draft's is another node of its tree, so this fills every row but the roots'.
         tokens[metadata.target_logits_indices + 1] = metadata.draft_token_ids.long()

@@ -10,7 +10,7 @@ from vllm_specflash.engine.spare import choose_spare_blocks, one_group
 class SpecFlashWorkerMixin:
     """Goes before CPUWorker or the GPU Worker in the bases."""
 
-    # Whether this platform's attention can run trees (engine/attention.py).
+    # Whether side paths of trees are verified in spare blocks (engine/attention.py).
     runs_trees = False
 
     def determine_available_memory(self) -> int:
@@ -18,7 +18,7 @@ class SpecFlashWorkerMixin:
         available = super().determine_available_memory()
         options = self.vllm_config.speculative_config.specflash
         specs = self.model_runner.get_kv_cache_spec()
-        if self.runs_trees and options.tree and one_group(specs):
+        if self.runs_trees and options.tree is not False and one_group(specs):
             block_bytes = sum(spec.page_size_bytes for spec in specs.values())
             spare = choose_spare_blocks(available // block_bytes)
             self.model_runner.num_spare_blocks = spare
