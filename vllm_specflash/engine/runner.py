@@ -105,13 +105,15 @@ class SpecFlashRunnerMixin:
     ) -> list[list[int]]:
         try:
             step = self._step(scheduler_output, sampled_token_ids, hidden_states, common_attn_metadata)
-            return self.drafter.propose(step)
+            drafts = self.drafter.propose(step)
         except Exception:
             # A draft never breaks an answer: without one, the next step is a plain decode.
             if not self.drafter.stats.errors:
                 logger.exception("SpecFLASH could not draft; answers are unaffected, only slower. Please report this.")
             self.drafter.stats.errors += 1
-            return [[] for _ in self.input_batch.req_ids]
+            self.drafter.collectives.settle()
+            drafts = [[] for _ in self.input_batch.req_ids]
+        return self.drafter.agreed(self.input_batch.req_ids, drafts)
 
     def _input_fits_in_drafter(self, common_attn_metadata) -> bool:
         # vLLM's own answer near max_model_len is to schedule drafts of zeros for the whole batch; ours are cut
@@ -131,6 +133,8 @@ class SpecFlashRunnerMixin:
         for size in sizes:
             self._timed_step(size)
             timings[size] = min(self._timed_step(size) for _ in range(2))
+        if not self.drafter.ranks.leads:
+            return
         self.drafter.step_cost = StepCost.of(timings)
         logger.info("SpecFLASH measured steps of %s", ", ".join(f"{n}: {timings[n] * 1e3:.1f} ms" for n in sizes))
 
