@@ -30,6 +30,22 @@ class DraftAttention(nn.Module):
         self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.attention_bias)
         self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=config.attention_bias)
 
+    def keep_share(self, rank: int, ranks: int) -> None:
+        """Keep the heads of one of `ranks` processes; their outputs then sum up to the layer's.
+
+        Query heads are divided evenly. So are KV heads; where they are fewer than ranks, several keep the same one.
+        """
+        heads, kv_heads = self.num_heads // ranks, max(1, self.num_kv_heads // ranks)
+        queries = torch.arange(heads) + rank * heads
+        keys = self.num_heads + rank * self.num_kv_heads // ranks + torch.arange(kv_heads)
+        kept = torch.cat((queries, keys, keys + self.num_kv_heads))
+        kept, queries = ((self.head_dim * n[:, None] + torch.arange(self.head_dim)).flatten() for n in (kept, queries))
+        qkv, o = self.qkv_proj, self.o_proj
+        self.qkv_proj = _linear(qkv.weight[kept], None if qkv.bias is None else qkv.bias[kept])
+        # Of all the outputs that are summed, one has the bias.
+        self.o_proj = _linear(o.weight[:, queries], o.bias if rank == 0 else None)
+        self.num_heads, self.num_kv_heads = heads, kv_heads
+
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [..., D], draft positions [...] -> q [..., H, Dh], k and v [..., Hkv, Dh]; q and k are rotated."""
         heads = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
@@ -42,6 +58,12 @@ class DraftAttention(nn.Module):
         if attended.shape[-1] == self.head_dim and attended.dim() > 1 and attended.shape[-2] == self.num_heads:
             attended = attended.flatten(-2)
         return self.o_proj(attended)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
+    return layer
 
 
 def dense_causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

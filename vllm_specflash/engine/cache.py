@@ -7,25 +7,25 @@ from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.attention import Attention
 
-from vllm_specflash.draft.config import SpecFlashConfig
+from vllm_specflash.draft.attention import DraftAttention
 
 
 class DraftCache:
     """Registers an attention layer with vLLM so that it allocates, shares, evicts and copies the draft's KV.
 
     vLLM never calls the layer: nobody but us reads its pages, so a page may be laid out as the draft likes. Where
-    vLLM's layout keeps a block's keys and values together, a page is [block_size, 2, Hkv, Dh].
+    vLLM's layout keeps a block's keys and values together, a page is [block_size, 2, Hkv, Dh], with Hkv this rank's.
     """
 
-    def __init__(self, vllm_config: VllmConfig, draft: SpecFlashConfig):
+    def __init__(self, vllm_config: VllmConfig, draft: DraftAttention):
         layers = vllm_config.model_config.get_total_num_hidden_layers()
         self.layer_name = f"specflash.layers.{layers}.attn"
-        self.num_kv_heads, self.head_dim = draft.num_key_value_heads, draft.head_dim
+        self.num_kv_heads, self.head_dim = draft.num_kv_heads, draft.head_dim
         self.layer = Attention(
-            num_heads=draft.num_attention_heads,
+            num_heads=draft.num_heads,
             head_size=draft.head_dim,
             scale=draft.head_dim**-0.5,
-            num_kv_heads=draft.num_key_value_heads,
+            num_kv_heads=draft.num_kv_heads,
             cache_config=vllm_config.cache_config,
             prefix=self.layer_name,
         )

@@ -16,12 +16,13 @@ from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.candidates import CANDIDATES, Candidates
 from vllm_specflash.engine.cache import DraftCache
 from vllm_specflash.engine.latents import SpanChunk, SpanPooler
+from vllm_specflash.engine.parallel import Collectives, Ranks
 from vllm_specflash.engine.rounds import draft_candidates
 from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.spans import VISUAL, SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.step import Step
-from vllm_specflash.engine.target import embed_tokens, lm_head_weight
+from vllm_specflash.engine.target import embed_tokens, lm_head_rows
 from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.tree.build import Trees, best_trees
 from vllm_specflash.tree.calibration import Calibration
@@ -73,7 +74,8 @@ class SpecFlashProposer:
         self.options = vllm_config.speculative_config.specflash
         self.num_speculative_tokens = vllm_config.speculative_config.num_speculative_tokens
         self.stats = DraftStats()
-        # Set once the engine is warm, where sizing is "auto".
+        self.ranks = Ranks()
+        # Set once the engine is warm, where sizing is "auto", on the rank that leads.
         self.step_cost: StepCost | None = None
         self._draft_seconds = 0.0
         self._gain = 2.0
@@ -90,12 +92,16 @@ class SpecFlashProposer:
         model_config = self.vllm_config.model_config
         folder = Path(self.options.model)
         self.model = load_draft(folder, model_config.dtype).eval().requires_grad_(False)
-        self.model.to(self.vllm_config.device_config.device)
         config = self.model.config
-        self.cache = DraftCache(self.vllm_config, config)
-        self.embed = embed_tokens(target)
+        if self.ranks.count > 1:
+            self.model.attention.keep_share(self.ranks.rank, self.ranks.count)
+            self.model.attention.o_proj.register_forward_hook(lambda layer, given, output: self.collectives.sum(output))
+        self.model.to(self.vllm_config.device_config.device)
+        self.cache = DraftCache(self.vllm_config, self.model.attention)
         # A copy of the rows the draft can propose; the whole table where it can propose all.
-        self.lm_head = self.model.draft_lm_head(lm_head_weight(target, config.target_vocab_size))
+        wanted = None if config.draft_vocab_size is None else self.model.d2t.cpu()
+        self.lm_head = lm_head_rows(target, config.target_vocab_size, wanted, self.ranks)
+        self.collectives = Collectives(self.ranks, embed_tokens(target), self.lm_head, config.hidden_size)
         self.pooler = SpanPooler(self.model.compressor.queries)
         self.device = self.lm_head.device
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters()) / 2**20
@@ -148,7 +154,7 @@ class SpecFlashProposer:
             if inputs is not None:
                 with self._in_network():
                     candidates = self._forward(step, spans, inputs)
-                if candidates is not None:
+                if candidates is not None and self.ranks.leads:
                     network_seconds = self.stats.network_seconds - network_before
                     # Smoothed, and slow to rise: the first forwards of a shape are not typical.
                     self._draft_seconds += 0.2 * (min(network_seconds, 2 * self._draft_seconds or 1) - self._draft_seconds)
@@ -156,6 +162,15 @@ class SpecFlashProposer:
         self.stats.steps += 1
         self.stats.proposed_tokens += sum(map(len, drafts))
         self.stats.seconds += time.perf_counter() - began
+        return drafts
+
+    def agreed(self, req_ids: list[str], drafts: list[list[int]]) -> list[list[int]]:
+        """Drafts of a step as rank 0 has them; all ranks must ask, once a step, whatever became of their own."""
+        if self.ranks.count == 1:
+            return drafts
+        trees = {req_id: self._drafted[req_id] for req_id, draft in zip(req_ids, drafts) if draft}
+        drafts, trees, self._paused_steps = self.ranks.agree((drafts, trees, self._paused_steps))
+        self._drafted.update(trees)
         return drafts
 
     @contextmanager
@@ -175,27 +190,30 @@ class SpecFlashProposer:
         last = np.cumsum(step.committed) - 1
         wanted = (step.room > 0) & (step.committed > 0)
 
-        latents = None
+        has_visual = False
         if spans.start.shape[1]:
             visual = spans.is_visual(requests, positions)
-            if visual.any():
-                latents = self._pool(step)
+            has_visual = visual.any()
+            if has_visual:
                 # A prompt that ends in an image has no text pair to ask with: its draft begins one step later.
                 wanted &= ~visual[last]
                 text = ~visual
                 last = np.cumsum(text)[last] - 1
                 requests, positions, rows = requests[text], positions[text], rows[text]
+        query_requests = np.flatnonzero(wanted)
+        rounds = -(-self._depth_of(step, query_requests) // self.model.config.semi_ar_width)
+        self.collectives.plan(len(requests), len(query_requests), rounds, self.model.config.semi_ar_width)
 
+        latents = self._pool(step) if has_visual else None
         next_tokens = np.clip(step.token_ids[requests, positions + 1], 0, self.model.config.target_vocab_size - 1)
         with self._in_network():
             hidden = step.hidden_states[self._tensor(rows)]
-            u = self.model.fuse(self.embed(self._tensor(next_tokens)).to(hidden.dtype), hidden)
+            u = self.model.fuse(self.collectives.embed(self._tensor(next_tokens)).to(hidden.dtype), hidden)
         if latents is not None:
             of_requests, of_positions, pooled = latents
             requests = np.concatenate((requests, of_requests))
             positions = np.concatenate((positions, of_positions))
             u = torch.cat((u, pooled.to(u.dtype)))
-        query_requests = np.flatnonzero(wanted)
         return _Inputs(
             u=u,
             draft_positions=self._tensor(spans.draft_positions(requests, positions)),
@@ -255,10 +273,10 @@ class SpecFlashProposer:
             return context.attend(q)
 
         x = self.model.layer(inputs.u, inputs.draft_positions, attend, rows=inputs.query_rows)
-        depth = int(min(self._depth, step.room[requests].max()))
         return draft_candidates(
-            self.model, self.lm_head, self.embed, context, x, context.visible.long(), depth, CANDIDATES
-        )
+            self.model, self.lm_head, self.collectives.embed, context, x, context.visible.long(),
+            self._depth_of(step, requests), CANDIDATES,
+        )  # fmt: skip
 
     def _normed(self, u: Tensor) -> Tensor:
         return self.model.attention_norm(u) if self.model.config.variant == "residual" else u
@@ -270,6 +288,10 @@ class SpecFlashProposer:
         if self.verification is None and self.options.num_speculative_tokens is not None:
             return self.num_speculative_tokens
         return min(self.num_speculative_tokens, trained)
+
+    def _depth_of(self, step: Step, requests: np.ndarray) -> int:
+        """Of this step's drafts: no deeper than any of the requests has room for."""
+        return int(min(self._depth, step.room[requests].max(initial=0)))
 
     def _choose(self, candidates: Candidates, requests: np.ndarray, step: Step, drafts: list[list[int]]) -> None:
         """Of the candidates, the trees that are worth verifying and fit, into drafts."""

@@ -112,13 +112,15 @@ class SpecFlashRunnerMixin:
     ) -> list[list[int]]:
         try:
             step = self._step(scheduler_output, sampled_token_ids, hidden_states, common_attn_metadata)
-            return self.drafter.propose(step)
+            drafts = self.drafter.propose(step)
         except Exception:
             # A draft never breaks an answer: without one, the next step is a plain decode.
             if not self.drafter.stats.errors:
                 logger.exception("SpecFLASH could not draft; answers are unaffected, only slower. Please report this.")
             self.drafter.stats.errors += 1
-            return [[] for _ in self.input_batch.req_ids]
+            self.drafter.collectives.settle()
+            drafts = [[] for _ in self.input_batch.req_ids]
+        return self.drafter.agreed(self.input_batch.req_ids, drafts)
 
     def _input_fits_in_drafter(self, common_attn_metadata) -> bool:
         # vLLM's own answer near max_model_len is to schedule drafts of zeros for the whole batch; ours are cut
@@ -140,9 +142,13 @@ class SpecFlashRunnerMixin:
         # Round after round, so that what disturbs one measurement of a size is gone at the next.
         timings = dict.fromkeys(sizes, np.inf)
         for measured in range(MOST_ROUNDS):
-            if measured >= 2 and time.perf_counter() - began > MEASURING_SECONDS:
+            late = time.perf_counter() - began > MEASURING_SECONDS
+            # A target's ranks only ever run together.
+            if self.drafter.ranks.agree(measured >= 2 and late):
                 break
             timings = {size: min(timings[size], self._timed_step(size)) for size in sizes}
+        if not self.drafter.ranks.leads:
+            return
         side_path = self.verification.side_path_seconds() if self.verification is not None else 0.0
         self.drafter.step_cost = StepCost.of(timings, side_path)
         measured = ", ".join(f"{n}: {timings[n] * 1e3:.1f} ms" for n in sizes)

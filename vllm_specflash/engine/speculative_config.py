@@ -41,6 +41,7 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
     folder = find_draft(options, model_config.model, model_config.revision)
     draft = load_draft_config(folder)
     check_fits_target(draft, model_config, options, folder)
+    _refuse_uneven_heads(draft, parallel_config)
     return SpecFlashSpeculativeConfig(
         method="custom_class",
         model=PROPOSER,
@@ -105,6 +106,16 @@ def check_fits_target(draft: SpecFlashConfig, model_config, options: SpecFlashOp
         )
 
 
+def _refuse_uneven_heads(draft: SpecFlashConfig, parallel_config) -> None:
+    """KV heads are the target's, which vLLM itself checks."""
+    ranks = parallel_config.tensor_parallel_size
+    if draft.num_attention_heads % ranks:
+        raise SpecFlashError(
+            f"SpecFLASH does not support tensor parallelism over {ranks} ranks with a draft of "
+            f"{draft.num_attention_heads} attention heads: set tensor_parallel_size to a divisor of that."
+        )
+
+
 def _same_name(draft_target: str, model_config) -> bool:
     """Names match by their last part, ignoring case; folders may append to it (`smollm2-...-<hash>`)."""
     if not draft_target:
@@ -120,7 +131,6 @@ def _refuse_unsupported(engine_args, model_config, parallel_config) -> None:
     kv_cache_dtype = str(getattr(engine_args, "kv_cache_dtype", "auto"))
     for unsupported, what, advice in (
         (parallel_config.pipeline_parallel_size > 1, "pipeline parallelism", "set pipeline_parallel_size to 1"),
-        (parallel_config.tensor_parallel_size > 1, "tensor parallelism", "set tensor_parallel_size to 1"),
         (
             getattr(parallel_config, "decode_context_parallel_size", 1) > 1,
             "decode context parallelism",

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.engine.parallel import Ranks
 
 
 def language_model(model: nn.Module) -> nn.Module:
@@ -25,17 +27,28 @@ def embed_tokens(model: nn.Module) -> Callable[[Tensor], Tensor]:
     raise SpecFlashError(f"SpecFLASH cannot use {type(text).__name__}: it exposes no token embedding; use another target.")
 
 
-def lm_head_weight(model: nn.Module, vocab_size: int) -> Tensor:
-    """Rows [vocab_size, D] of the target's lm_head (or its tied embedding).
+def lm_head_rows(model: nn.Module, vocab_size: int, wanted: Tensor | None, ranks: Ranks) -> Tensor:
+    """Rows [V_d, D] of the target's lm_head (or its tied embedding) for the token ids `wanted` [V_d], None for all.
+
+    All of them are the target's own table; sharded ones are gathered, once.
 
     Raises:
-        SpecFlashError: it is quantised, sharded or missing.
+        SpecFlashError: it is quantised or missing.
     """
     text = language_model(model)
-    weight = getattr(getattr(text, "lm_head", None), "weight", None)
-    if weight is None or not weight.is_floating_point() or weight.dim() != 2 or weight.shape[0] < vocab_size:
+    head = getattr(text, "lm_head", None)
+    weight = getattr(head, "weight", None)
+    sharded = getattr(head, "tp_size", 1) > 1
+    if weight is None or not weight.is_floating_point() or weight.dim() != 2 or not (sharded or len(weight) >= vocab_size):
         raise SpecFlashError(
-            f"SpecFLASH cannot use the lm_head of {type(text).__name__}: it needs a plain unquantised, unsharded "
-            "weight; serve a checkpoint whose lm_head is not quantised."
+            f"SpecFLASH cannot use the lm_head of {type(text).__name__}: it needs a plain unquantised weight; serve a "
+            "checkpoint whose lm_head is not quantised."
         )
-    return weight[:vocab_size]
+    if not sharded:
+        return weight[:vocab_size] if wanted is None else weight[wanted.to(weight.device)]
+    ids = torch.arange(vocab_size) if wanted is None else wanted
+    shard = head.shard_indices
+    own = (ids >= shard.org_vocab_start_index) & (ids < shard.org_vocab_end_index)
+    rows = weight.new_zeros(len(ids), weight.shape[1])
+    rows[own.to(rows.device)] = weight[(ids[own] - shard.org_vocab_start_index).to(rows.device)]
+    return ranks.sum(rows)

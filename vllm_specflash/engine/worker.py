@@ -20,7 +20,8 @@ class SpecFlashWorkerMixin:
         specs = self.model_runner.get_kv_cache_spec()
         if self.runs_trees and options.tree is not False and one_group(specs):
             block_bytes = sum(spec.page_size_bytes for spec in specs.values())
-            spare = choose_spare_blocks(available // block_bytes)
+            # The same everywhere: they decide which trees there is room for.
+            spare = self.model_runner.drafter.ranks.agree(choose_spare_blocks(available // block_bytes))
             self.model_runner.num_spare_blocks = spare
             available -= spare * block_bytes
         return available
