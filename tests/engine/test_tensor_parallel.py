@@ -52,7 +52,7 @@ def record(worker) -> None:
         drafts = agreed(req_ids, drafts)
         for req_id, draft in zip(req_ids, drafts):
             request = runner.requests[req_id]
-            parents = runner.drafter.drafted(req_id, len(draft)).parents.tolist()
+            parents = runner.drafter.drafted(req_id, len(draft)).parents
             key = int(req_id.split("-")[0]), request.num_tokens
             drafts_of[key] = (request.output_token_ids[-1:], draft, parents)
         return drafts
