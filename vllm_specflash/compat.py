@@ -77,7 +77,8 @@ ENGINE_NAMES = (
         "vllm.v1.worker.gpu_model_runner",
         "GPUModelRunner",
         attributes=(
-            "drafter", "input_batch", "requests", "max_model_len", "max_num_tokens", "model", "num_spec_tokens", "lora_config",
+            "drafter", "input_batch", "requests", "max_model_len", "max_num_tokens", "model", "num_spec_tokens",
+            "lora_config",
         ),
     ),
     Name(
