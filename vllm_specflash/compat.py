@@ -57,24 +57,28 @@ CONFIG_NAMES = (
         attributes=(
             "model", "revision", "dtype", "hf_config", "runner_type", "is_encoder_decoder", "is_hybrid",
             "is_attention_free", "use_mla", "get_hidden_size", "get_vocab_size", "get_total_num_kv_heads",
-            "get_head_size", "get_total_num_hidden_layers",
+            "get_head_size", "get_total_num_hidden_layers", "served_model_name",
         ),
     ),
     Name(
         "vllm.config.parallel",
         "ParallelConfig",
-        attributes=("pipeline_parallel_size", "tensor_parallel_size", "decode_context_parallel_size"),
+        attributes=(
+            "pipeline_parallel_size", "tensor_parallel_size", "decode_context_parallel_size", "data_parallel_index",
+        ),
     ),
 )  # fmt: skip
 
 # Leaned on inside a worker.
 ENGINE_NAMES = (
+    Name("vllm.v1.worker.gpu_worker", "Worker", attributes=("is_driver_worker",)),
     Name("vllm.v1.worker.gpu_worker", "Worker.init_device"),
     Name(
         "vllm.v1.worker.gpu_model_runner",
         "GPUModelRunner",
         attributes=(
             "drafter", "input_batch", "requests", "max_model_len", "max_num_tokens", "model", "num_spec_tokens",
+            "lora_config",
         ),
     ),
     Name(
@@ -88,13 +92,17 @@ ENGINE_NAMES = (
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._input_fits_in_drafter", ("common_attn_metadata",)),
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._update_states", ("scheduler_output",)),
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner._dummy_run", ("num_tokens",)),
+    Name(
+        "vllm.v1.worker.gpu_model_runner", "GPUModelRunner.maybe_select_dummy_loras",
+        ("lora_config", "num_scheduled_tokens"),
+    ),
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.load_model"),
     Name("vllm.v1.worker.gpu_worker", "Worker.compile_or_warm_up_model"),
     Name("vllm.v1.spec_decode.custom_class_proposer", "create_custom_proposer", ("vllm_config",)),
     Name(
         "vllm.v1.worker.gpu_input_batch",
         "InputBatch",
-        attributes=("req_ids", "num_computed_tokens_cpu", "token_ids_cpu"),
+        attributes=("req_ids", "num_computed_tokens_cpu", "num_prompt_tokens", "token_ids_cpu"),
     ),
     Name(
         "vllm.v1.worker.gpu_input_batch",

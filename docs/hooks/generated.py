@@ -10,6 +10,7 @@ from statistics import median
 from vllm_specflash import compat
 from vllm_specflash.cli import COMMANDS
 from vllm_specflash.config import SpecFlashOptions
+from vllm_specflash.engine.stats import ACCEPTANCE_HELP, ACCEPTANCE_LENGTH, DraftStats
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SPEED_FILES = {"bench-cpu.json": ("scenes", "clips", "chat")}
@@ -35,6 +36,12 @@ def options() -> str:
 
 def commands() -> str:
     return _table("| command | |", (f"| `specflash {name}` | {text} |" for name, text in COMMANDS.items()))
+
+
+def metrics() -> str:
+    """What the plugin adds to a server's /metrics."""
+    rows = [(f"{metric}_total", description) for _, metric, description in DraftStats.described()]
+    return _table("| metric | |", (f"| `{name}` | {text} |" for name, text in [*rows, (ACCEPTANCE_LENGTH, ACCEPTANCE_HELP)]))
 
 
 def supported() -> str:
@@ -112,7 +119,7 @@ def soaked_on() -> str:
     return _machine("soak-cpu.json")
 
 
-MAKERS = (options, commands, supported, speed, first_token, step, identity, served, soak, device, soaked_on)
+MAKERS = (options, commands, metrics, supported, speed, first_token, step, identity, served, soak, device, soaked_on)
 GENERATED: dict[str, Callable[[], str]] = {made.__name__: made for made in MAKERS}
 
 

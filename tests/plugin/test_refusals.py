@@ -13,7 +13,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft
 from vllm_specflash.engine import speculative_config as refusals
 from vllm_specflash.engine.proposer import load_draft
-from vllm_specflash.engine.target import embed_tokens, lm_head_weight
+from vllm_specflash.engine.target import embed_tokens, lm_head_rows
 
 
 def one_sentence(error) -> str:
@@ -203,13 +203,13 @@ def test_other_devices(text_target, monkeypatch):
 
 def test_target_without_an_embedding():
     with pytest.raises(SpecFlashError) as error:
-        embed_tokens(SimpleNamespace())
+        embed_tokens(torch.nn.Module())
     assert "it exposes no token embedding" in one_sentence(error)
 
 
 def test_target_with_a_quantised_lm_head():
     with pytest.raises(SpecFlashError) as error:
-        lm_head_weight(SimpleNamespace(lm_head=None), 10)
+        lm_head_rows(SimpleNamespace(lm_head=None), 10, None, ranks=None)
     assert "it needs a plain unquantised, unsharded weight" in one_sentence(error)
 
 

@@ -2,6 +2,8 @@
 
 import base64
 import io
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from engines import engine, noise_image
@@ -10,6 +12,8 @@ from questions import MODEL
 from serving import counter, serve
 from tiny_models import draft_for, tiny_qwen2_5_vl
 from vllm import SamplingParams
+
+from vllm_specflash.engine.stats import PREFIX
 
 
 def _frames(*seeds: int) -> str:
@@ -44,9 +48,17 @@ def plain(qwen):
         return [out.outputs[0].text for out in outputs]
 
 
-def test_videos_are_answered_as_by_plain_vllm(plain, qwen, tmp_path):
+@pytest.fixture
+def temporary():
+    """The server's folder for temporary files; pytest's own are too long for the sockets that vLLM makes there."""
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_videos_are_answered_as_by_plain_vllm(plain, qwen, tmp_path, temporary):
     options = ["--speculative-config", "specflash", "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
-    with serve(qwen, tmp_path / "log.txt", *options, "--kv-cache-memory-bytes", str(64 << 20)) as address:
+    options += ["--kv-cache-memory-bytes", str(64 << 20)]
+    with serve(qwen, tmp_path / "log.txt", *options, TMPDIR=str(temporary)) as address:
         client = OpenAI(base_url=f"{address}/v1", api_key="none")
         answers = [
             client.chat.completions.create(model=MODEL, messages=messages, temperature=0, max_tokens=32)
@@ -56,3 +68,7 @@ def test_videos_are_answered_as_by_plain_vllm(plain, qwen, tmp_path):
         assert counter(address, "vllm:spec_decode_num_accepted_tokens") > 0
         # Twice the frames, more visual tokens.
         assert answers[2].usage.prompt_tokens > answers[0].usage.prompt_tokens
+        assert counter(address, f"{PREFIX}visual_tokens") > counter(address, f"{PREFIX}latents") > 0
+        assert len(list(temporary.glob("vllm-specflash-*"))) == 1
+    # The server took its metrics' files with it.
+    assert not list(temporary.glob("vllm-specflash-*"))

@@ -147,6 +147,7 @@ class SpecFlashProposer:
         drafts: list[list[int]] = [[] for _ in step.req_ids]
         if self._paused_steps:
             self._paused_steps -= 1
+            self.stats.paused_steps += 1
             step.room[:] = 0
         if self.cache.allocated:
             spans = SpanBatch([self._spans.get(req_id, NO_SPANS) for req_id in step.req_ids])
@@ -232,6 +233,8 @@ class SpecFlashProposer:
             slots = np.arange(chunk.end - count, chunk.end)
             # Latents in blocks that came from the prefix cache were pooled over the whole span: leave them be.
             kept = slots >= began
+            self.stats.visual_tokens += chunk.end - began
+            self.stats.latents += int(kept.sum())
             requests.append(np.full(int(kept.sum()), index[chunk.request]))
             positions.append(slots[kept])
             rows.append(latents[:count][self._tensor(np.flatnonzero(kept))])

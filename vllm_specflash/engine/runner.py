@@ -8,6 +8,7 @@ from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
 
 from vllm_specflash.engine.attention import Verification, run_trees, tree_impl, tree_metadata_builder
+from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.node_slots import to_device
 from vllm_specflash.engine.spare import with_spare_blocks
 from vllm_specflash.engine.step import Step
@@ -32,6 +33,8 @@ class SpecFlashRunnerMixin:
         self.num_spare_blocks = 0
         # Without it all drafts are chains.
         self.verification: TreeVerification | None = None
+        # Set by the worker that speaks for the engine, once it is warm.
+        self.metrics: WorkerMetrics | None = None
 
     def initialize_kv_cache(self, kv_cache_config, *args, **kwargs):
         """vLLM's, with blocks of our own at the end that its scheduler never hears of."""
@@ -120,7 +123,10 @@ class SpecFlashRunnerMixin:
             self.drafter.stats.errors += 1
             self.drafter.collectives.settle()
             drafts = [[] for _ in self.input_batch.req_ids]
-        return self.drafter.agreed(self.input_batch.req_ids, drafts)
+        drafts = self.drafter.agreed(self.input_batch.req_ids, drafts)
+        if self.metrics is not None:
+            self.metrics.publish(self.drafter.stats)
+        return drafts
 
     def _input_fits_in_drafter(self, common_attn_metadata) -> bool:
         # vLLM's own answer near max_model_len is to schedule drafts of zeros for the whole batch; ours are cut
@@ -158,7 +164,9 @@ class SpecFlashRunnerMixin:
         torch.accelerator.synchronize()
         began = time.perf_counter()
         hidden_states, _ = self._dummy_run(num_tokens)
-        self.model.compute_logits(hidden_states[:num_tokens]).argmax(-1)
+        # Where LoRA is enabled, lm_head wants to know whose adapter each of its rows has.
+        with self.maybe_select_dummy_loras(self.lora_config, np.ones(num_tokens, dtype=np.int32)):
+            self.model.compute_logits(hidden_states[:num_tokens]).argmax(-1)
         torch.accelerator.synchronize()
         return time.perf_counter() - began
 
@@ -176,11 +184,15 @@ class SpecFlashRunnerMixin:
         )
         # Of a chunk in mid-prefill every row counts; of a decode, the last token's row and one per accepted draft.
         committed = scheduled - drafted + np.maximum(emitted - 1, 0)
+        start = batch.num_computed_tokens_cpu[:count].astype(np.int64)
+        decoding = (emitted > 0) & (start >= batch.num_prompt_tokens[:count])
+        self.drafter.stats.decodes += int(decoding.sum())
+        self.drafter.stats.decoded_tokens += int(emitted[decoding].sum())
         return Step(
             req_ids=req_ids,
             hidden_states=hidden_states,
             row=np.cumsum(scheduled) - scheduled,
-            start=batch.num_computed_tokens_cpu[:count].astype(np.int64),
+            start=start,
             committed=committed,
             path=self._path(int(committed.max(initial=1))),
             room=room,

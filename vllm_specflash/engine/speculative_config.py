@@ -11,6 +11,7 @@ from vllm.platforms import current_platform
 
 from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft, first_sentence
 from vllm_specflash.draft.config import SpecFlashConfig
+from vllm_specflash.engine.metrics import metrics_folder
 
 PROPOSER = "vllm_specflash.engine.proposer.SpecFlashProposer"
 # Drafted tokens of a tree, at most, unless the user says otherwise.
@@ -25,6 +26,8 @@ class SpecFlashSpeculativeConfig(SpeculativeConfig):
 
     specflash: SkipValidation[SpecFlashOptions] = Field(default_factory=SpecFlashOptions)
     """The user's options, `model` resolved to a local folder."""
+    metrics_folder: str | None = None
+    """Where this engine's workers leave their metrics (engine/metrics.py)."""
 
     def __repr__(self) -> str:
         return f"SpecFlashSpeculativeConfig(draft={self.specflash.model!r}, {self.num_speculative_tokens=})"
@@ -49,6 +52,7 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
         target_model_config=model_config,
         target_parallel_config=parallel_config,
         specflash=replace(options, model=str(folder)),
+        metrics_folder=metrics_folder(),
     )
 
 

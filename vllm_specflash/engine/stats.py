@@ -1,32 +1,50 @@
-"""Counters of the draft side, read through the worker (`collective_rpc("specflash_stats")`)."""
+"""Counters of the draft side, read through the worker (`collective_rpc("specflash_stats")`) and as metrics (engine/metrics.py)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
+
+PREFIX = "vllm:specflash_"
+# The one gauge among the metrics, and what its help says.
+ACCEPTANCE_LENGTH = f"{PREFIX}acceptance_length"
+ACCEPTANCE_HELP = "Tokens per decoding request and target forward (tau), over about the last hundred steps."
+
+
+def counted(metric: str, description: str) -> float:
+    """A counter, its name among the metrics, and what its help says."""
+    return field(default=0, metadata={"metric": f"{PREFIX}{metric}", "description": description})
 
 
 @dataclass
 class DraftStats:
-    """Totals since the last reset; times in seconds of the host.
+    """Totals since the engine started; times in seconds of the host."""
 
-    Attributes:
-        steps: engine steps that reached the draft.
-        seconds: in all of the draft side.
-        network_seconds: of those, in the draft's forward (layer, head, lm_head) and its cache.
-        proposed_tokens: tokens handed to the scheduler.
-        branching: drafts that were more than a chain.
-        moved: drafts whose accepted path did not lie where a chain would, so that its keys and values had to be copied.
-        errors: steps in which the draft side failed and proposed nothing.
-    """
+    steps: int = counted("steps", "Engine steps that reached the draft.")
+    paused_steps: int = counted("paused_steps", "Of these, steps without drafts because drafting did not pay at this load.")
+    seconds: float = counted("draft_seconds", "Seconds spent on drafting.")
+    network_seconds: float = counted("network_seconds", "Of these, seconds in the draft's forward and its cache.")
+    proposed_tokens: int = counted("proposed_tokens", "Drafted tokens (nodes of trees) handed to the scheduler.")
+    branching: int = counted("branching_drafts", "Drafts that were more than a chain.")
+    moved: int = counted("moved_drafts", "Drafts whose accepted path did not lie where a chain would, so that its KV was copied.")
+    decodes: int = counted("decodes", "Decoding requests, summed over target forwards, with a draft or without.")
+    decoded_tokens: int = counted("decoded_tokens", "Tokens that these forwards emitted, accepted drafts among them.")
+    visual_tokens: int = counted("visual_tokens", "Visual tokens that were compressed for the draft.")
+    latents: int = counted("latents", "Latents that they became.")
+    errors: int = counted("errors", "Steps in which the draft side failed and proposed nothing.")
 
-    steps: int = 0
-    seconds: float = 0.0
-    network_seconds: float = 0.0
-    proposed_tokens: int = 0
-    branching: int = 0
-    moved: int = 0
-    errors: int = 0
+    def __post_init__(self):
+        self._taken: dict[str, float] = {}
+
+    @classmethod
+    def described(cls) -> list[tuple[str, str, str]]:
+        """Name, metric (without `_total`) and description of every counter."""
+        return [(counter.name, counter.metadata["metric"], counter.metadata["description"]) for counter in fields(cls)]
+
+    def totals(self) -> dict[str, float]:
+        """Every counter by name."""
+        return {counter.name: getattr(self, counter.name) for counter in fields(self)}
 
     def take(self) -> dict[str, float]:
-        """The totals as a dict; starts counting anew."""
-        taken = asdict(self)
-        self.__init__()
-        return taken
+        """What was added to every counter since the last call."""
+        totals = self.totals()
+        added = {name: total - self._taken.get(name, 0) for name, total in totals.items()}
+        self._taken = totals
+        return added

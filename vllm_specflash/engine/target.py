@@ -1,9 +1,11 @@
 """The target's parts that the draft shares: its embedding table and its lm_head."""
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 from torch import Tensor, nn
+from vllm.lora.layers import VocabParallelEmbeddingWithLoRA
 
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.engine.parallel import Ranks
@@ -20,11 +22,27 @@ def embed_tokens(model: nn.Module) -> Callable[[Tensor], Tensor]:
     Raises:
         SpecFlashError: the target exposes none.
     """
-    text = language_model(model)
+    text = _without_adapted_embedding(language_model(model))
     for name in ("embed_input_ids", "get_input_embeddings"):
         if hasattr(text, name):
             return getattr(text, name)
     raise SpecFlashError(f"SpecFLASH cannot use {type(text).__name__}: it exposes no token embedding; use another target.")
+
+
+def _without_adapted_embedding(module: nn.Module) -> nn.Module:
+    """The same module, or where vLLM wrapped its embedding for LoRA, a shallow copy that has the embedding itself.
+
+    The wrapper looks up the adapter of every row of the target's batch; the draft's rows are others.
+    """
+    wrapped = [name for name, inner in module.named_modules() if isinstance(inner, VocabParallelEmbeddingWithLoRA)]
+    for name in wrapped:
+        owner, _, rest = name.partition(".")
+        plain = copy(module)
+        plain._modules = dict(module._modules)
+        inner = module.get_submodule(owner)
+        plain._modules[owner] = _without_adapted_embedding(inner) if rest else inner.base_layer
+        module = plain
+    return module
 
 
 def lm_head_rows(model: nn.Module, vocab_size: int, wanted: Tensor | None, ranks: Ranks) -> Tensor:

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 from vllm_specflash import compat
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.spare import choose_spare_blocks, one_group
 
 
@@ -30,6 +31,9 @@ class SpecFlashWorkerMixin:
         result = super().compile_or_warm_up_model()
         if self.vllm_config.speculative_config.specflash.sizing == "auto":
             self.model_runner.measure_step_cost()
+        # Of several workers that share a target, one speaks for all.
+        if self.is_driver_worker:
+            self.model_runner.metrics = WorkerMetrics(self.vllm_config)
         return result
 
     def specflash_stats(self) -> dict[str, float]:
