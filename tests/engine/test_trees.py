@@ -1,22 +1,24 @@
 """Trees in the real engine: answers stay plain vLLM's wherever in the tree the right token lies.
 
 Every test runs twice: side paths in spare blocks, as on CPUs, and nodes in consecutive slots, as on GPUs
-(tests/support/triton_on_cpu.py).
+(tests/support/triton_on_cpu.py). On a GPU there is the one way.
 """
 
 import numpy as np
 import pytest
 import torch
-from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, with_images
+from engines import ON_GPU, accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, with_images
 from tiny_models import draft_for, tiny_qwen2_5_vl
-from triton_on_cpu import use_triton_attention
 
 from vllm_specflash.engine import proposer
 
 
-@pytest.fixture(params=["spare_blocks", "node_slots"], autouse=True)
+@pytest.fixture(params=["gpu"] if ON_GPU else ["spare_blocks", "node_slots"], autouse=True)
 def way(request, monkeypatch):
     if request.param == "node_slots":
+        # What it replaces exists in vLLM's CPU build alone.
+        from triton_on_cpu import use_triton_attention
+
         use_triton_attention(monkeypatch)
     return request.param
 
@@ -138,3 +140,11 @@ def test_trees_can_be_turned_off(llava, drafts, plain_answers, misranking):
         assert answers(llm, mixed_prompts(), greedy()) == plain_answers
         stats = draft_stats(llm)
         assert stats["branching"] == 0 and stats["proposed_tokens"] > 0
+
+
+def test_the_sampler_can_be_warmed_up_before_the_first_step(llava, drafts, plain_answers):
+    """As vLLM's GPU worker does once the KV cache is there."""
+    with engine(llava, drafts["knowing"]) as llm:
+        runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        runner._dummy_sampler_run(torch.zeros(4, runner.model_config.get_hidden_size(), device=runner.device))
+        assert answers(llm, mixed_prompts()[:2], greedy()) == plain_answers[:2]

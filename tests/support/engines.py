@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from vllm import LLM, SamplingParams
 
@@ -19,6 +20,11 @@ SMALL = {
     "kv_cache_memory_bytes": 64 << 20,
 }
 
+# Trees must be asked for on GPUs, and run on vLLM's Triton attention; so does what they are compared with.
+ON_GPU = torch.cuda.is_available()
+if ON_GPU:
+    SMALL |= {"attention_backend": "TRITON_ATTN", "mm_encoder_attn_backend": "TORCH_SDPA", "gpu_memory_utilization": 0.5}
+
 
 @contextmanager
 def engine(target: Path, draft: Path | None = None, draft_options: dict | None = None, **overrides) -> Iterator[LLM]:
@@ -30,7 +36,8 @@ def engine(target: Path, draft: Path | None = None, draft_options: dict | None =
         overrides: LLM's own arguments.
     """
     if draft is not None:
-        overrides["speculative_config"] = {"method": "specflash", "model": str(draft), "sizing": "longest", **(draft_options or {})}
+        given = {"sizing": "longest", "tree": ON_GPU or None, **(draft_options or {})}
+        overrides["speculative_config"] = {"method": "specflash", "model": str(draft), **given}
     llm = LLM(str(target), **{**SMALL, **overrides})
     try:
         yield llm

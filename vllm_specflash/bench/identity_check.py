@@ -23,6 +23,8 @@ class IdentityOptions:
     dtype: str = field(default="float32", metadata={"help": "Rounding of bfloat16 makes plain vLLM differ from itself."})
     enforce_eager: bool = field(default=False, metadata={"help": "Without compilation: starts sooner."})
     kv_cache_gib: float = field(default=1.0, metadata={"help": "KV budget of both engines."})
+    method: str = field(default=METHOD, metadata={"help": "specflash, or specflash={...}: a speculative_config as JSON."})
+    engine_args: str = field(default="{}", metadata={"help": "More of vLLM's engine arguments, for both, as JSON."})
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,18 @@ def check_identity(
 
     Raises:
         EngineFailed: an engine did not start or died.
+        ValueError: the method or the engine arguments are not what they should be.
     """
-    plan = Plan(dtype=options.dtype, enforce_eager=options.enforce_eager, kv_cache_gib=options.kv_cache_gib)
+    method = parse_method(options.method, target.draft)
+    plan = Plan(
+        dtype=options.dtype,
+        enforce_eager=options.enforce_eager,
+        kv_cache_gib=options.kv_cache_gib,
+        engine_args=options.engine_args,
+    )
     setups = {
-        method.name: plan.setup(target, method, options.max_num_seqs)
-        for method in (Method(PLAIN, None), parse_method(METHOD, target.draft))
+        one.name: plan.setup(target, one, options.max_num_seqs)
+        for one in (Method(PLAIN, None), method)
     }
     engines = start_engines({f"{target.name}/{name}": setup for name, setup in setups.items()}, logs, announce)
     try:
@@ -60,7 +69,7 @@ def check_identity(
     finally:
         close_engines(engines)
     reference = {output.prompt_id: output for output in passes[PLAIN].outputs}
-    ours = passes[METHOD]
+    ours = passes[method.name]
     tasks = {prompt.id: prompt.task for prompt in prompts}
     by_task = {
         task: compare(reference, [output for output in ours.outputs if tasks[output.prompt_id] == task])

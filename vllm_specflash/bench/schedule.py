@@ -1,5 +1,6 @@
 """Who runs when: repeats of all methods interleaved, so that a machine's slow drift hits every method alike."""
 
+import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -32,6 +33,7 @@ class Plan:
     max_model_len: int = option(2048, "Of the engines.")
     kv_cache_gib: float = option(1.0, "KV budget of every engine.")
     enforce_eager: bool = option(False, "Without compilation: for trying things out, never for figures.")
+    engine_args: str = option("{}", "More of vLLM's engine arguments, for every engine, as JSON.")
 
     def setup(self, target: Target, method: Method, max_num_seqs: int) -> EngineSetup:
         return EngineSetup(
@@ -42,6 +44,7 @@ class Plan:
             max_num_seqs=max_num_seqs,
             kv_cache_gib=self.kv_cache_gib,
             enforce_eager=self.enforce_eager,
+            extra=json.loads(self.engine_args),
         )
 
 
