@@ -127,6 +127,18 @@ ENGINE_NAMES = (
         attributes=("kv_cache",),
     ),
     Name("vllm.forward_context", "set_forward_context"),
+    Name("vllm.distributed.parallel_state", "get_tp_group"),
+    Name("vllm.distributed.parallel_state", "GroupCoordinator", attributes=("rank_in_group", "world_size")),
+    Name("vllm.distributed.parallel_state", "GroupCoordinator.all_reduce", ("input_",)),
+    Name("vllm.distributed.parallel_state", "GroupCoordinator.broadcast_object", ("obj",)),
+    Name(
+        "vllm.model_executor.layers.vocab_parallel_embedding", "VocabParallelEmbedding",
+        attributes=("tp_size", "shard_indices"),
+    ),
+    Name(
+        "vllm.model_executor.layers.vocab_parallel_embedding", "VocabParallelEmbeddingShardIndices",
+        attributes=("org_vocab_start_index", "org_vocab_end_index"),
+    ),
     Name("vllm.v1.sample.rejection_sampler", "RejectionSampler", attributes=("sampler", "is_processed_logprobs_mode")),
     Name(
         "vllm.v1.sample.rejection_sampler",

@@ -1,5 +1,7 @@
 """The network's arithmetic, against formulas written out."""
 
+import copy
+
 import pytest
 import torch
 
@@ -45,6 +47,25 @@ def test_positions_in_bfloat16_are_told_apart_beyond_256():
     heads = torch.randn(1, 1, 8, dtype=torch.bfloat16)
     one, next_one = (rotate(heads, torch.tensor([p]), 10000.0) for p in (4000, 4001))
     assert not torch.equal(one, next_one)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_shares_of_the_heads_sum_up_to_the_layer(ranks, bias):
+    """Two KV heads over four ranks: each is kept twice."""
+    x, positions = torch.randn(1, 9, 32), torch.arange(9)[None]
+    whole = _draft(attention_bias=bias).attention
+    for name in ("qkv_proj", "o_proj"):
+        if bias:
+            torch.nn.init.normal_(getattr(whole, name).bias)
+    shares = []
+    for rank in range(ranks):
+        share = copy.deepcopy(whole)
+        share.keep_share(rank, ranks)
+        q, k, v = share.project(x, positions)
+        assert q.shape[-2] == 4 // ranks and k.shape == v.shape == (1, 9, 1, 8)
+        shares.append(share.output(dense_causal_attention(q, k, v)))
+    torch.testing.assert_close(sum(shares), whole.output(dense_causal_attention(*whole.project(x, positions))))
 
 
 @pytest.mark.parametrize("variant", ["residual", "plain"])

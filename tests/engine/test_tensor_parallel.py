@@ -1,5 +1,6 @@
 """Two ranks share target and draft: answers stay plain vLLM's, and both ranks mean the same trees whatever befalls one of them."""
 
+import signal
 import sys
 
 import cloudpickle
@@ -33,14 +34,27 @@ def draft(llava, tmp_path_factory):
 def pair(llava, draft):
     """An engine of two ranks, each in a process of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        # Two ranks may not be bound to the cores of one NUMA node; a deadlock fails instead of hanging.
+        # vLLM binds ranks to a NUMA node each, where there are as many.
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", "60")
         patch.setenv("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "0")
         with engine(llava, draft, tensor_parallel_size=2, distributed_executor_backend="mp", block_size=32) as llm:
             llm.collective_rpc(record)
             yield llm
+
+
+@pytest.fixture(autouse=True)
+def deadline(pair):
+    """Ranks that wait for each other fail a test; vLLM would wait with them."""
+
+    def late(*_):
+        raise TimeoutError("the ranks wait for each other")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 120, 10)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def record(worker) -> None:

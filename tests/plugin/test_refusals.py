@@ -148,7 +148,6 @@ SUPPORTED_PARALLEL = {"pipeline_parallel_size": 1, "tensor_parallel_size": 1, "d
     "engine, model, parallel, says",
     [
         ({}, {}, {"pipeline_parallel_size": 2}, "pipeline parallelism: set pipeline_parallel_size to 1"),
-        ({}, {}, {"tensor_parallel_size": 2}, "tensor parallelism: set tensor_parallel_size to 1"),
         ({}, {}, {"decode_context_parallel_size": 2}, "decode context parallelism"),
         ({}, {"is_encoder_decoder": True}, {}, "encoder-decoder targets: serve this target without speculation"),
         ({}, {"is_hybrid": True}, {}, "targets with state-space or linear-attention layers"),
@@ -172,7 +171,7 @@ def test_unsupported_combination(engine, model, parallel, says):
     "arguments, says",
     [
         ({"pipeline_parallel_size": 2}, "does not support pipeline parallelism"),
-        ({"tensor_parallel_size": 2}, "does not support tensor parallelism"),
+        ({"tensor_parallel_size": 3}, "does not support tensor parallelism over 3 ranks with a draft of 4 attention heads"),
         ({"worker_cls": "my.Worker"}, "needs its own worker class, not my.Worker: leave worker_cls at 'auto'"),
     ],
 )
@@ -203,14 +202,14 @@ def test_other_devices(text_target, monkeypatch):
 
 def test_target_without_an_embedding():
     with pytest.raises(SpecFlashError) as error:
-        embed_tokens(torch.nn.Module())
+        embed_tokens(SimpleNamespace())
     assert "it exposes no token embedding" in one_sentence(error)
 
 
 def test_target_with_a_quantised_lm_head():
     with pytest.raises(SpecFlashError) as error:
-        lm_head_rows(SimpleNamespace(lm_head=None), 10, None, ranks=None)
-    assert "it needs a plain unquantised, unsharded weight" in one_sentence(error)
+        lm_head_rows(SimpleNamespace(lm_head=None), 10, None, None)
+    assert "it needs a plain unquantised weight" in one_sentence(error)
 
 
 def test_draft_whose_weights_were_cut_short(text_target, tmp_path):

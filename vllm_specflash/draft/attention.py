@@ -36,11 +36,12 @@ class DraftAttention(nn.Module):
         Query heads are divided evenly. So are KV heads; where they are fewer than ranks, several keep the same one.
         """
         heads, kv_heads = self.num_heads // ranks, max(1, self.num_kv_heads // ranks)
-        queries = torch.arange(heads) + rank * heads
-        keys = self.num_heads + rank * self.num_kv_heads // ranks + torch.arange(kv_heads)
-        kept = torch.cat((queries, keys, keys + self.num_kv_heads))
-        kept, queries = ((self.head_dim * n[:, None] + torch.arange(self.head_dim)).flatten() for n in (kept, queries))
         qkv, o = self.qkv_proj, self.o_proj
+        count = torch.arange(max(self.head_dim, heads), device=o.weight.device)
+        queries = count[:heads] + rank * heads
+        keys = count[:kv_heads] + self.num_heads + rank * self.num_kv_heads // ranks
+        kept = torch.cat((queries, keys, keys + self.num_kv_heads))
+        kept, queries = ((self.head_dim * n[:, None] + count[: self.head_dim]).flatten() for n in (kept, queries))
         self.qkv_proj = _linear(qkv.weight[kept], None if qkv.bias is None else qkv.bias[kept])
         # Of all the outputs that are summed, one has the bias.
         self.o_proj = _linear(o.weight[:, queries], o.bias if rank == 0 else None)

@@ -98,8 +98,7 @@ class SpecFlashProposer:
             self.model.attention.o_proj.register_forward_hook(lambda layer, given, output: self.collectives.sum(output))
         self.model.to(self.vllm_config.device_config.device)
         self.cache = DraftCache(self.vllm_config, self.model.attention)
-        # A copy of the rows the draft can propose; the whole table where it can propose all.
-        wanted = None if config.draft_vocab_size is None else self.model.d2t.cpu()
+        wanted = None if config.draft_vocab_size is None else self.model.d2t
         self.lm_head = lm_head_rows(target, config.target_vocab_size, wanted, self.ranks)
         self.collectives = Collectives(self.ranks, embed_tokens(target), self.lm_head, config.hidden_size)
         self.pooler = SpanPooler(self.model.compressor.queries)

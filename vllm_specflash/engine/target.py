@@ -48,7 +48,7 @@ def _without_adapted_embedding(module: nn.Module) -> nn.Module:
 def lm_head_rows(model: nn.Module, vocab_size: int, wanted: Tensor | None, ranks: Ranks) -> Tensor:
     """Rows [V_d, D] of the target's lm_head (or its tied embedding) for the token ids `wanted` [V_d], None for all.
 
-    All of them are the target's own table; sharded ones are gathered, once.
+    All of them are the target's own table, no copy; of a sharded one every rank gets a copy.
 
     Raises:
         SpecFlashError: it is quantised or missing.
@@ -63,10 +63,10 @@ def lm_head_rows(model: nn.Module, vocab_size: int, wanted: Tensor | None, ranks
             "checkpoint whose lm_head is not quantised."
         )
     if not sharded:
-        return weight[:vocab_size] if wanted is None else weight[wanted.to(weight.device)]
-    ids = torch.arange(vocab_size) if wanted is None else wanted
+        return weight[:vocab_size] if wanted is None else weight[wanted]
+    ids = torch.arange(vocab_size, device=weight.device) if wanted is None else wanted
     shard = head.shard_indices
     own = (ids >= shard.org_vocab_start_index) & (ids < shard.org_vocab_end_index)
     rows = weight.new_zeros(len(ids), weight.shape[1])
-    rows[own.to(rows.device)] = weight[(ids[own] - shard.org_vocab_start_index).to(rows.device)]
+    rows[own] = weight[ids[own] - shard.org_vocab_start_index]
     return ranks.sum(rows)
