@@ -42,7 +42,8 @@ def test_cpu_worker_builds_the_runner_class_by_its_module_level_name(release):
 
 def test_metrics_are_read_from_where_ours_are_left(release):
     """With several API servers from the files in a folder that the environment names, otherwise from the registry."""
-    (choose,) = [n for n in _functions(_tree(release, "vllm.v1.metrics.prometheus")) if n.name == "get_prometheus_registry"]
+    functions = _functions(_tree(release, "vllm.v1.metrics.prometheus"))
+    (choose,) = [node for node in functions if node.name == "get_prometheus_registry"]
     with_folder, otherwise = choose.body[-2:]
     assert isinstance(with_folder, ast.If) and "'PROMETHEUS_MULTIPROC_DIR'" in ast.unparse(with_folder.test)
     assert "MultiProcessCollector(registry)" in ast.unparse(with_folder)
@@ -51,5 +52,6 @@ def test_metrics_are_read_from_where_ours_are_left(release):
 
 def test_vllms_clean_up_leaves_our_metrics_registered(release):
     """It unregisters collectors by a name that ours do not have."""
-    (clean,) = [n for n in _functions(_tree(release, "vllm.v1.metrics.prometheus")) if n.name == "unregister_vllm_metrics"]
+    functions = _functions(_tree(release, "vllm.v1.metrics.prometheus"))
+    (clean,) = [node for node in functions if node.name == "unregister_vllm_metrics"]
     assert "hasattr(collector, '_name') and collector._name.startswith('vllm:')" in ast.unparse(clean)
