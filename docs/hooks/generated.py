@@ -40,8 +40,9 @@ def commands() -> str:
 
 def metrics() -> str:
     """What the plugin adds to a server's /metrics."""
-    rows = [(f"{metric}_total", description) for _, metric, description in DraftStats.described()]
-    return _table("| metric | |", (f"| `{name}` | {text} |" for name, text in [*rows, (ACCEPTANCE_LENGTH, ACCEPTANCE_HELP)]))
+    told = {f"{metric}_total": description for _, metric, description in DraftStats.described()}
+    told[ACCEPTANCE_LENGTH] = ACCEPTANCE_HELP
+    return _table("| metric | |", (f"| `{name}` | {description} |" for name, description in told.items()))
 
 
 def supported() -> str:

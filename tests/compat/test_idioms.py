@@ -54,3 +54,20 @@ def test_layers_call_attention_with_the_arguments_that_ours_passes_on(release):
     ]
     assert [ast.unparse(argument) for argument in call.args] == ["self", "query", "key", "value", "kv_cache", "attn_metadata"]
     assert "output" in [keyword.arg for keyword in call.keywords]
+
+
+def test_metrics_are_read_from_where_ours_are_left(release):
+    """With several API servers from the files in a folder that the environment names, otherwise from the registry."""
+    functions = _functions(_tree(release, "vllm.v1.metrics.prometheus"))
+    (choose,) = [node for node in functions if node.name == "get_prometheus_registry"]
+    with_folder, otherwise = choose.body[-2:]
+    assert isinstance(with_folder, ast.If) and "'PROMETHEUS_MULTIPROC_DIR'" in ast.unparse(with_folder.test)
+    assert "MultiProcessCollector(registry)" in ast.unparse(with_folder)
+    assert ast.unparse(otherwise) == "return REGISTRY"
+
+
+def test_vllms_clean_up_leaves_our_metrics_registered(release):
+    """It unregisters collectors by a name that ours do not have."""
+    functions = _functions(_tree(release, "vllm.v1.metrics.prometheus"))
+    (clean,) = [node for node in functions if node.name == "unregister_vllm_metrics"]
+    assert "hasattr(collector, '_name') and collector._name.startswith('vllm:')" in ast.unparse(clean)

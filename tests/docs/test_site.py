@@ -16,6 +16,7 @@ from documents import ROOT
 from vllm_specflash import compat
 from vllm_specflash.cli import COMMANDS
 from vllm_specflash.config import SpecFlashOptions
+from vllm_specflash.engine.stats import ACCEPTANCE_LENGTH, PREFIX, DraftStats
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,13 @@ def test_every_command_is_listed(site):
 
 def test_supported_versions_are_those_of_compat(site):
     assert f"It runs on vLLM {compat.SUPPORTED}." in _text(site / "index.html")
+
+
+def test_metrics_are_those_of_the_code(site):
+    text = _text(site / "serving.html")
+    names = {f"{metric}_total" for _, metric, _ in DraftStats.described()} | {ACCEPTANCE_LENGTH}
+    assert set(re.findall(rf"{PREFIX}\w+", text)) == names
+    assert all(description in text for _, _, description in DraftStats.described())
 
 
 def test_speed_ups_are_those_that_were_measured(site):

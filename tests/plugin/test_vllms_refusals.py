@@ -7,7 +7,8 @@ from vllm.engine.arg_utils import EngineArgs
 
 def test_lora_with_drafts_that_do_not_fit_into_a_step(text_target):
     arguments = {"speculative_config": "specflash", "enable_lora": True, "max_num_batched_tokens": 512}
-    with pytest.raises(ValueError, match="Consider increasing max_num_batched_tokens or decreasing num_speculative_tokens"):
+    says = "Consider increasing max_num_batched_tokens or decreasing num_speculative_tokens"
+    with pytest.raises(ValueError, match=says):
         EngineArgs(str(text_target), **arguments, max_num_seqs=31).create_engine_config()
     # Trees of 16 tokens and their roots: 30 of them fit.
     config = EngineArgs(str(text_target), **arguments, max_num_seqs=30).create_engine_config()

@@ -96,7 +96,7 @@ def test_logprobs_are_the_targets(ask, plain):
 
 
 def test_a_shared_prefix_is_computed_once(server, ask):
-    """The block size is 128 on CPUs: one block of words, then an image in the second."""
+    """Blocks of words, then an image in the next one."""
     words = {"type": "text", "text": "words and more words. " * 8}
     messages = [{"role": "user", "content": [words, image(data_url(21)), {"type": "text", "text": "what?"}]}]
     first = ask(messages).choices[0].message.content

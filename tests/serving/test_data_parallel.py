@@ -1,6 +1,7 @@
 """Two engines behind two API servers, with LoRA: vLLM's default for `--data-parallel-size 2`."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from adapters import RANK, random_adapter
@@ -13,7 +14,9 @@ from vllm.lora.request import LoRARequest
 
 from vllm_specflash.engine.stats import ACCEPTANCE_LENGTH, PREFIX, DraftStats
 
-# As in tests/engine/test_lora.py.
+# The deepest tree of the tiny drafts: their K tokens in one round.
+DEEPEST = 5
+# One slot more than adapters, as in tests/engine/test_lora.py.
 LORA = {"enable_lora": True, "max_loras": 2, "max_lora_rank": RANK}
 GREEDY = SamplingParams(temperature=0, max_tokens=32)
 ENGINES = ("0", "1")
@@ -38,10 +41,13 @@ def plain(image_target, adapter):
 
 @pytest.fixture(scope="module")
 def address(image_target, adapter, tmp_path_factory):
-    options = ["--data-parallel-size", "2", "--speculative-config", "specflash", "--dtype", "float32", "--enforce-eager"]
+    # Trees as large as may be, whatever a step's time when the machine is busy.
+    draft = ["--speculative-config", '{"method": "specflash", "sizing": "longest"}']
+    options = ["--data-parallel-size", "2", *draft, "--dtype", "float32", "--enforce-eager"]
     # With LoRA vLLM wants all drafts of all requests to fit into a step.
     options += ["--max-num-seqs", "16", "--max-model-len", "512", "--kv-cache-memory-bytes", str(64 << 20)]
-    options += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(RANK), "--lora-modules", f"adapter={adapter}"]
+    options += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(RANK)]
+    options += ["--lora-modules", f"adapter={adapter}"]
     with serve(image_target, tmp_path_factory.mktemp("server") / "log.txt", *options) as address:
         yield address
 
@@ -96,6 +102,27 @@ def test_both_engines_drafted_and_say_so(answered, address):
     # Every answer's first token comes from its prompt; the prompts' pictures are cached when they come again.
     assert sum(own["decoded_tokens"].values()) == 2 * 3 * len(mixed_questions()) * 31
     assert sum(own["visual_tokens"].values()) >= 8 * 16
+
+
+def test_vllms_counters_are_right_for_trees(answered, address):
+    found = samples(address)
+    drafts, drafted, accepted = (
+        _by_engine(found, f"vllm:spec_decode_num_{name}_total")
+        for name in ("drafts", "draft_tokens", "accepted_tokens")
+    )
+    by_position = {
+        (labels["engine"], int(labels["position"])): value
+        for name, labels, value in found
+        if name == "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+    }
+    for rank in ENGINES:
+        # Trees have more nodes than positions.
+        assert drafted[rank] > DEEPEST * drafts[rank]
+        counts = [by_position[rank, position] for position in range(len(by_position) // len(ENGINES))]
+        assert sum(counts) == accepted[rank] and counts[0] <= drafts[rank]
+        # Positions are depths, whichever node was accepted there.
+        assert all(shallow >= deep for shallow, deep in pairwise(counts))
+        assert counts[DEEPEST - 1] > 0 and not any(counts[DEEPEST:])
 
 
 def test_every_api_server_tells_the_same(answered, address):

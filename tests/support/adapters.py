@@ -28,6 +28,6 @@ def random_adapter(folder: Path, layers: str = "model.language_model.layers", se
             state[f"{name}.lora_B.weight"] = 0.1 * torch.randn(columns, RANK, generator=generator)
     save_file(state, folder / "adapter_model.safetensors")
     modules = [module.rpartition(".")[2] for module in adapted]
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": modules}
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "bias": "none"}))
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": modules, "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "r": RANK, "lora_alpha": 2 * RANK}))
     return folder

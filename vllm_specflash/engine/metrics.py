@@ -67,7 +67,7 @@ class MetricsFiles:
 
 
 def _new_file(folder: Path, name: str, keys: Iterable[str]) -> MmapedDict:
-    """With zeros at all keys. Readers take files that end in .db and begin with no dot, so they never see it half done."""
+    """With zeros at all keys. Readers take files that begin with no dot, so they never see it half done."""
     unfinished = folder / f".{name}"
     with open(unfinished, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, FILE_BYTES)

@@ -1,4 +1,4 @@
-"""Counters of the draft side, read through the worker (`collective_rpc("specflash_stats")`) and as metrics (engine/metrics.py)."""
+"""Counters of the draft side: `collective_rpc("specflash_stats")` reads them, and so do metrics (engine/metrics.py)."""
 
 from dataclasses import dataclass, field, fields
 
@@ -18,7 +18,7 @@ class DraftStats:
     """Totals since the engine started; times in seconds of the host."""
 
     steps: int = counted("steps", "Engine steps that reached the draft.")
-    paused_steps: int = counted("paused_steps", "Of these, steps without drafts because drafting did not pay at this load.")
+    paused_steps: int = counted("paused_steps", "Of these, steps without drafts because drafting did not pay.")
     seconds: float = counted("draft_seconds", "Seconds spent on drafting.")
     network_seconds: float = counted("network_seconds", "Of these, seconds in the draft's forward and its cache.")
     proposed_tokens: int = counted("proposed_tokens", "Drafted tokens (nodes of trees) handed to the scheduler.")
