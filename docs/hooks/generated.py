@@ -77,10 +77,10 @@ def step() -> str:
     lines = (
         f"| {row['task']} | {row['batch_size']} | {row['method']} | "
         + " | ".join(f"{row['step'][part]:.2f}" for part in parts)
-        + " |"
+        + f" | {row.get('verify_ms', 0.0):.2f} |"
         for row in rows
     )
-    return _table("| task | batch | method | " + " | ".join(parts) + " |", lines)
+    return _table("| task | batch | method | " + " | ".join(parts) + " | of it verifying |", lines)
 
 
 def identity() -> str:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from vllm_specflash.bench.records import Steps, StepTotals
 
 PROBE = "vllm_specflash.bench.probe.StepProbe"
-_NO_ERRORS = SimpleNamespace(errors=0)
+_NO_STATS = SimpleNamespace(errors=0, verify_seconds=0.0)
 
 
 class StepProbe:
@@ -60,7 +60,8 @@ class _Clock:
         self._current = StepTotals()
         self._began: float | None = None
         self._inside = 0.0
-        self._errors = self._draft_errors()
+        self._errors = self._draft_stats().errors
+        self._verify_seconds = self._draft_stats().verify_seconds
         runner.execute_model = self._around_step(runner.execute_model)
         runner.sample_tokens = self._timed(runner.sample_tokens, self._add_worker)
         runner._model_forward = self._timed(runner._model_forward, self._add_forward)
@@ -70,11 +71,12 @@ class _Clock:
     def take(self) -> Steps:
         self._close(None)
         taken, self._steps = self._steps, Steps()
-        taken.draft_errors, self._errors = self._draft_errors() - self._errors, self._draft_errors()
+        errors = self._draft_stats().errors
+        taken.draft_errors, self._errors = errors - self._errors, errors
         return taken
 
-    def _draft_errors(self) -> int:
-        return getattr(getattr(self._runner, "drafter", None), "stats", _NO_ERRORS).errors
+    def _draft_stats(self):
+        return getattr(getattr(self._runner, "drafter", None), "stats", _NO_STATS)
 
     def _around_step(self, execute_model):
         @wraps(execute_model)
@@ -98,6 +100,7 @@ class _Clock:
         @wraps(propose)
         def wrapped(*args, **kwargs):
             network = stats.network_seconds if stats else 0.0
+            verified = self._verify_seconds
             began = time.perf_counter()
             try:
                 return propose(*args, **kwargs)
@@ -105,6 +108,9 @@ class _Clock:
                 self._current.draft_seconds += time.perf_counter() - began
                 if stats:
                     self._current.network_seconds += stats.network_seconds - network
+                    # This step's drafts were verified before it came to drafting.
+                    self._current.verify_seconds += stats.verify_seconds - verified
+                    self._verify_seconds = stats.verify_seconds
 
         return wrapped
 

@@ -14,6 +14,7 @@ class StepTotals:
         forward_seconds: of those, in the target's forward (without its lm_head).
         draft_seconds: of those, in proposing drafts.
         network_seconds: of those, in the SpecFLASH draft's forward and its cache.
+        verify_seconds: of worker_seconds, in the plugin's part of verification, in and around the target's forward.
     """
 
     steps: int = 0
@@ -22,6 +23,7 @@ class StepTotals:
     forward_seconds: float = 0.0
     draft_seconds: float = 0.0
     network_seconds: float = 0.0
+    verify_seconds: float = 0.0
 
 
 @dataclass

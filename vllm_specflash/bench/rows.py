@@ -38,10 +38,16 @@ def _row(document: Document, cell: tuple[str, str, int], method: str, passes: li
         acceptance_length=mean(_values(passes, "acceptance_length")),
         acceptance_per_position=acceptance_per_position(passes[0]["drafts"]),
         step=_mean_parts(passes),
+        verify_ms=mean(_milliseconds(record["steps"]["decode"], "verify_seconds") for record in passes),
         draft_errors=sum(record["steps"]["draft_errors"] for record in passes),
         identical=f"{agreement.identical}/{agreement.compared}",
         widest_gap=max((d.gap for d in agreement.differences if d.gap is not None), default=None),
     )
+
+
+def _milliseconds(decode: dict, part: str) -> float:
+    """Of one decoding step; documents written before a part was measured lack it."""
+    return 1000 * decode.get(part, 0.0) / max(1, decode["steps"])
 
 
 def agreement_with_plain(document: Document, cell: tuple[str, str, int], one_pass: dict) -> Agreement:

@@ -40,6 +40,7 @@ class Row:
         acceptance_length: tau.
         acceptance_per_position: share of drafts whose i-th token was accepted.
         step: milliseconds per decoding step: wall, forward, draft, network, and what is left of each.
+        verify_ms: milliseconds per decoding step in the plugin's part of verification, which lies in several of those parts.
         identical: answers identical to plain vLLM's at the same batch size, as "identical/compared".
         draft_errors: steps in which the draft side failed.
         widest_gap: greatest top-2 logit gap at a first difference, in steps; None without differences.
@@ -58,6 +59,7 @@ class Row:
     acceptance_length: float
     acceptance_per_position: list[float] = field(default_factory=list)
     step: dict[str, float] = field(default_factory=dict)
+    verify_ms: float = 0.0
     identical: str = ""
     draft_errors: int = 0
     widest_gap: float | None = None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vllm_specflash.engine.paths import PathSequences, spare_blocks_needed
+from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.tree.step import StepTrees
 from vllm_specflash.triton_kernels.tree_accept import Acceptance
 
@@ -26,6 +27,7 @@ class Verification:
         spare: ids of those blocks.
         block_size: positions per block.
         kv_caches: of the target's layers.
+        stats: told how long side paths take.
         trees: what this step verifies; None between steps.
         rows, base: [R] as in PathSequences.
         sequences: of this step, once its attention metadata was built; None while no tree branches.
@@ -34,6 +36,7 @@ class Verification:
     spare: np.ndarray
     block_size: int
     kv_caches: list[Tensor]
+    stats: DraftStats
     trees: StepTrees | None = None
     rows: np.ndarray | None = None
     base: np.ndarray | None = None
@@ -62,6 +65,10 @@ class Verification:
         """CommonAttentionMetadata with every path as a sequence of its own; the same where no tree branches."""
         if self.trees is None or not self.trees.branches:
             return common
+        with self.stats.timing("verify_seconds"):
+            return self._split(common)
+
+    def _split(self, common):
         own = common.block_table_tensor.cpu().numpy()
         paths = PathSequences(self.trees, self.rows, self.base, self.spare, self.block_size)
         self.sequences, self._own_blocks = paths, own
@@ -83,9 +90,10 @@ class Verification:
 
     def write(self, update, key: Tensor, value: Tensor, kv_cache: Tensor) -> None:
         """Fill the side paths' blocks of one layer; `update(key, value, slots)` stores rows at slots."""
-        for source, target in self._copies:
-            kv_cache[target].copy_(kv_cache[source])
-        update(key.index_select(0, self._write_rows), value.index_select(0, self._write_rows), self._write_slots)
+        with self.stats.timing("verify_seconds"):
+            for source, target in self._copies:
+                kv_cache[target].copy_(kv_cache[source])
+            update(key.index_select(0, self._write_rows), value.index_select(0, self._write_rows), self._write_slots)
 
     def commit(self, acceptance: Acceptance) -> None:
         """The accepted paths' keys and values go to the requests' own blocks."""

@@ -1,7 +1,6 @@
 """The draft side of one engine step: feed it what was committed, let it propose what may come next."""
 
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +151,7 @@ class SpecFlashProposer:
             spans = SpanBatch([self._spans.get(req_id, NO_SPANS) for req_id in step.req_ids])
             inputs = self._gather(step, spans)
             if inputs is not None:
-                with self._in_network():
+                with self.stats.timing("network_seconds"):
                     candidates = self._forward(step, spans, inputs)
                 if candidates is not None and self.ranks.leads:
                     network_seconds = self.stats.network_seconds - network_before
@@ -172,12 +171,6 @@ class SpecFlashProposer:
         drafts, trees, self._paused_steps = self.ranks.agree((drafts, trees, self._paused_steps))
         self._drafted.update(trees)
         return drafts
-
-    @contextmanager
-    def _in_network(self):
-        began = time.perf_counter()
-        yield
-        self.stats.network_seconds += time.perf_counter() - began
 
     def _gather(self, step: Step, spans: SpanBatch) -> _Inputs | None:
         """Split the committed rows into text pairs and span chunks, and pool the spans that ended."""
@@ -206,7 +199,7 @@ class SpecFlashProposer:
 
         latents = self._pool(step) if has_visual else None
         next_tokens = np.clip(step.token_ids[requests, positions + 1], 0, self.model.config.target_vocab_size - 1)
-        with self._in_network():
+        with self.stats.timing("network_seconds"):
             hidden = step.hidden_states[self._tensor(rows)]
             u = self.model.fuse(self.collectives.embed(self._tensor(next_tokens)).to(hidden.dtype), hidden)
         if latents is not None:

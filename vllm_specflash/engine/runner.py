@@ -53,7 +53,9 @@ class SpecFlashRunnerMixin:
             logger.warning("SpecFLASH drafts chains only: this KV cache's blocks are not those of its block tables.")
             return
         block_size = self.kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
-        verification = Verification(np.arange(known, known + spare), block_size, [layer.kv_cache for layer in layers])
+        verification = Verification(
+            np.arange(known, known + spare), block_size, [layer.kv_cache for layer in layers], self.drafter.stats
+        )
         for layer in layers:
             run_trees(layer.impl, tree_impl, verification)
         for group in (group for groups in self.attn_groups for group in groups):
@@ -64,11 +66,13 @@ class SpecFlashRunnerMixin:
     def verify_trees_with(self, verification: TreeVerification) -> None:
         """Drafts may be trees from here on."""
         self.verification = self.rejection_sampler.verification = self.drafter.verification = verification
+        self.rejection_sampler.stats = self.drafter.stats
 
     def _prepare_inputs(self, scheduler_output, num_scheduled_tokens):
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
         if self.verification is not None:
-            self._begin_trees(scheduler_output.scheduled_spec_decode_tokens, num_scheduled_tokens)
+            with self.drafter.stats.timing("verify_seconds"):
+                self._begin_trees(scheduler_output.scheduled_spec_decode_tokens, num_scheduled_tokens)
         return prepared
 
     def _begin_trees(self, drafts: dict[str, list[int]], rows: np.ndarray) -> None:
@@ -90,7 +94,8 @@ class SpecFlashRunnerMixin:
         output = super()._sample(logits, spec_decode_metadata)
         acceptance = self.rejection_sampler.acceptance
         if self.verification is not None and acceptance is not None:
-            self._commit_paths(acceptance)
+            with self.drafter.stats.timing("verify_seconds"):
+                self._commit_paths(acceptance)
         return output
 
     def _commit_paths(self, acceptance) -> None:

@@ -1,5 +1,7 @@
 """Counters of the draft side: `collective_rpc("specflash_stats")` reads them, and so do metrics (engine/metrics.py)."""
 
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
 PREFIX = "vllm:specflash_"
@@ -21,6 +23,9 @@ class DraftStats:
     paused_steps: int = counted("paused_steps", "Of these, steps without drafts because drafting did not pay.")
     seconds: float = counted("draft_seconds", "Seconds spent on drafting.")
     network_seconds: float = counted("network_seconds", "Of these, seconds in the draft's forward and its cache.")
+    verify_seconds: float = counted(
+        "verify_seconds", "Seconds spent on verifying drafts, in and around the target's forward: positions, paths, acceptance, moves."
+    )
     proposed_tokens: int = counted("proposed_tokens", "Drafted tokens (nodes of trees) handed to the scheduler.")
     branching: int = counted("branching_drafts", "Drafts that were more than a chain.")
     moved: int = counted("moved_drafts", "Drafts whose accepted path did not lie where a chain would, so that its KV was copied.")
@@ -37,6 +42,15 @@ class DraftStats:
     def described(cls) -> list[tuple[str, str, str]]:
         """Name, metric (without `_total`) and description of every counter."""
         return [(counter.name, counter.metadata["metric"], counter.metadata["description"]) for counter in fields(cls)]
+
+    @contextmanager
+    def timing(self, counter: str):
+        """Add the time inside to one of the seconds."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, counter, getattr(self, counter) + time.perf_counter() - began)
 
     def totals(self) -> dict[str, float]:
         """Every counter by name."""

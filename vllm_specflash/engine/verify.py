@@ -21,6 +21,7 @@ from vllm.v1.sample.rejection_sampler import RejectionSampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
 from vllm_specflash.engine.node_slots import to_device
+from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.triton_kernels.tree_accept import Acceptance, tree_accept
 
@@ -31,16 +32,18 @@ class NodeSampler(RejectionSampler):
     Attributes:
         verification: the trees of the step at hand; None where all drafts are chains.
         acceptance: what the last walk found.
+        stats: told how long walks take.
     """
 
     verification: TreeVerification | None
     acceptance: Acceptance | None
+    stats: DraftStats
 
     @classmethod
     def replacing(cls, sampler: RejectionSampler) -> "NodeSampler":
         """The same object, told to sample our way: its set-up differs between releases of vLLM."""
         sampler.__class__ = cls
-        sampler.acceptance, sampler.verification = None, None
+        sampler.acceptance, sampler.verification, sampler.stats = None, None, DraftStats()
         return sampler
 
     def forward(
@@ -67,7 +70,8 @@ class NodeSampler(RejectionSampler):
             logprobs_mode_override="processed_logits" if self.is_processed_logprobs_mode else "raw_logits",
         )
         sampled[metadata.bonus_logits_indices] = bonus.sampled_token_ids[:, 0].long()
-        self.acceptance = self._walk(metadata, sampled)
+        with self.stats.timing("verify_seconds"):
+            self.acceptance = self._walk(metadata, sampled)
         emitted = self.acceptance.tokens.int()
         draws.wind_back(emitted)
         logprobs = None
