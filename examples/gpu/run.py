@@ -67,7 +67,7 @@ def main() -> None:
     receiving.add_argument("round", type=Path, nargs="+")
     running = actions.add_parser("run")
     running.add_argument("--out", type=Path, default=Path("gpu-results"))
-    running.add_argument("--only", nargs="*", default=[], help="names of steps")
+    running.add_argument("--only", nargs="*", default=[], help="names of steps, where not all fit into one call")
     options = parser.parse_args()
     if options.action == "receive":
         print(receive([piece for folder in options.round for piece in sorted(folder.iterdir())], KIT))
@@ -113,10 +113,11 @@ def steps(out: Path) -> Iterator[Step]:
     tests += ["-c", str(ROOT / "pyproject.toml")]
     yield Step("kernels", ["-m", "vllm_specflash.triton_kernels.bench", "--out", str(out / "kernels.json"),
                            "--tests", str(ROOT / "tests" / "triton_kernels")], out, 540, plain)  # fmt: skip
-    yield Step("step", [*tests, str(ROOT / "tests" / "node_slots")], out, 300, exact)
+    step = [str(ROOT / "tests" / "node_slots" / f"test_{name}.py") for name in ("step", "commit")]
+    yield Step("step", [*tests, *step], out, 300, exact)
     engine = [str(ROOT / "tests" / "engine" / f"test_{name}.py") for name in ("identity", "trees")]
     yield Step("engine", [*tests, *engine], out, 900, exact)
-    arguments = ["--target", "smollm2", "--engine-args", json.dumps(TRITON)]
+    arguments = ["--target", "smollm2", "--data", str(ROOT / "examples" / "data"), "--engine-args", json.dumps(TRITON)]
     yield Step("identity", ["-m", "vllm_specflash.cli", "identity", *arguments, "--task", "chat", "--method", TREES,
                             "--prompts", "48", "--out", str(out / "identity.json")], out, 600, exact)  # fmt: skip
     yield Step("bench", ["-m", "vllm_specflash.cli", "bench", *arguments, "--method", TREES, "--method", CHAINS,
@@ -126,19 +127,23 @@ def steps(out: Path) -> Iterator[Step]:
 def run(out: Path, only: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     install(KIT / "site")
-    outcomes = []
-    for step in steps(out):
-        if only and step.name not in only:
-            continue
-        outcomes.append(outcome := take(step, out))
+    results = out / "gpu.json"
+    # Of steps taken in an earlier call.
+    taken = {one["name"]: one for one in _read(results).get("steps", ())}
+    asked = [step for step in steps(out) if not only or step.name in only]
+    for step in asked:
+        outcome = take(step, out)
+        taken[step.name] = asdict(outcome)
         print(f"{outcome.name}: {'ok' if outcome.returncode == 0 else 'FAILED'} after {outcome.seconds:.0f} s", flush=True)
         # After every step: whatever stops this machine, what was found so far is kept.
-        record = {"device": device(), "steps": [asdict(one) for one in outcomes]}
-        for name in ("kernels", "identity", "bench"):
-            if (out / f"{name}.json").is_file():
-                record[name] = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-        (out / "gpu.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return 0 if outcomes and all(one.returncode == 0 for one in outcomes) else 1
+        found = {name: _read(out / f"{name}.json") for name in ("kernels", "identity", "bench")}
+        record = {"device": device(), "steps": list(taken.values()), **{name: part for name, part in found.items() if part}}
+        results.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return 0 if asked and all(taken[step.name]["returncode"] == 0 for step in asked) else 1
+
+
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def install(site: Path) -> None:

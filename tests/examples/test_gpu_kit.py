@@ -130,6 +130,8 @@ def test_results_tell_what_ran_and_on_what(run, tmp_path, monkeypatch):
     assert record["bench"] == "42"
     assert {"python", "cuda", "torch", "triton", "vllm", "transformers"} <= set(record["device"])
     assert run.run(tmp_path / "out", ["bench"]) == 0
+    record = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert [one["name"] for one in record["steps"]] == ["bench", "engine", "kernels"]
 
 
 def test_steps_are_commands_that_exist(run, tmp_path):
