@@ -202,7 +202,7 @@ def test_other_devices(text_target, monkeypatch):
 
 def test_target_without_an_embedding():
     with pytest.raises(SpecFlashError) as error:
-        embed_tokens(SimpleNamespace())
+        embed_tokens(torch.nn.Module())
     assert "it exposes no token embedding" in one_sentence(error)
 
 
