@@ -27,16 +27,13 @@ from vllm_specflash.tree.build import Trees, best_trees
 from vllm_specflash.tree.calibration import Calibration
 from vllm_specflash.tree.cost import StepCost, best_sizes
 from vllm_specflash.tree.layout import lay_out
+from vllm_specflash.tree.pause import Pause
 from vllm_specflash.tree.step import Draft
 from vllm_specflash.triton_kernels.draft_attention import draft_attention
 
 logger = init_logger("vllm.specflash")
 
 NO_SPANS = Spans.of([], 0)
-# Steps without drafts once drafting has shown not to pay at this load; then it is tried again.
-PAUSE = 16
-# The smoothed gain with which it is tried again: close to 1, so that a few bad steps end it.
-RETRY_GAIN = 1.03
 
 
 def load_draft(folder: Path, dtype: torch.dtype) -> SpecFlashDraft:
@@ -77,8 +74,7 @@ class SpecFlashProposer:
         # Set once the engine is warm, where sizing is "auto", on the rank that leads.
         self.step_cost: StepCost | None = None
         self._draft_seconds = 0.0
-        self._gain = 2.0
-        self._paused_steps = 0
+        self.pause = Pause()
         self._spans: dict[str, Spans] = {}
         self._drafted: dict[str, Draft] = {}
         self._chains: set[str] = set()
@@ -141,10 +137,8 @@ class SpecFlashProposer:
         The draft's KV of every newly committed position is written whether or not a draft is wanted for it.
         """
         began = time.perf_counter()
-        network_before = self.stats.network_seconds
         drafts: list[list[int]] = [[] for _ in step.req_ids]
-        if self._paused_steps:
-            self._paused_steps -= 1
+        if self.pause.take_step():
             self.stats.paused_steps += 1
             step.room[:] = 0
         if self.cache.allocated:
@@ -154,10 +148,11 @@ class SpecFlashProposer:
                 with self.stats.timing("network_seconds"):
                     candidates = self._forward(step, spans, inputs)
                 if candidates is not None and self.ranks.leads:
-                    network_seconds = self.stats.network_seconds - network_before
-                    # Smoothed, and slow to rise: the first forwards of a shape are not typical.
-                    self._draft_seconds += 0.2 * (min(network_seconds, 2 * self._draft_seconds or 1) - self._draft_seconds)
                     self._choose(candidates, inputs.query_requests, step, drafts)
+                    # Smoothed, and slow to rise: the first forwards of a shape are not typical.
+                    taken = time.perf_counter() - began
+                    self._draft_seconds += 0.2 * (min(taken, 2 * self._draft_seconds or 1) - self._draft_seconds)
+        self.pause.ease(len(step.req_ids))
         self.stats.steps += 1
         self.stats.proposed_tokens += sum(map(len, drafts))
         self.stats.seconds += time.perf_counter() - began
@@ -168,7 +163,7 @@ class SpecFlashProposer:
         if self.ranks.count == 1:
             return drafts
         trees = {req_id: self._drafted[req_id] for req_id, draft in zip(req_ids, drafts) if draft}
-        drafts, trees, self._paused_steps = self.ranks.agree((drafts, trees, self._paused_steps))
+        drafts, trees, self.pause.steps = self.ranks.agree((drafts, trees, self.pause.steps))
         self._drafted.update(trees)
         return drafts
 
@@ -299,9 +294,7 @@ class SpecFlashProposer:
         slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
         chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
         keep, gain = best_sizes(chances, len(drafts), self.step_cost, self._draft_seconds, trees.starts_path)
-        self._gain += 0.1 * (min(gain, 10.0) - self._gain)
-        if self._gain < 1:
-            self._paused_steps, self._gain = PAUSE, RETRY_GAIN
+        self.pause.weigh(gain, len(drafts))
         root = step.start[requests] + step.committed[requests]
         self._hand_over(candidates.tokens.cpu().numpy(), trees, keep, requests, req_ids, root, drafts)
 

@@ -35,7 +35,8 @@ def draft_candidates(
     rounds, keys, values = [], [], []
     per_round = model.config.semi_ar_width
     for drafted in range(0, depth, per_round):
-        hidden = model.predict(x)[:, : depth - drafted]
+        # Whole again where it was cut: a matrix product over a view with gaps takes many times as long on CPUs.
+        hidden = model.predict(x)[:, : depth - drafted].contiguous()
         rounds.append(candidates_of(model, F.linear(hidden, lm_head), width))
         if drafted + per_round < depth:
             u = model.fuse(embed(rounds[-1].chain().flatten()).to(hidden.dtype), hidden.flatten(0, 1))

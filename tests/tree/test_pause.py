@@ -1,0 +1,54 @@
+"""Drafting rests where it does not pay, longer each time, and no longer than the load lasts."""
+
+from vllm_specflash.tree.pause import FIRST, LONGEST, Pause
+
+
+def _tries(pause: Pause, gain: float, requests: int) -> int:
+    """Steps with drafts of this gain until the next pause."""
+    for tried in range(1000):
+        if pause.steps:
+            return tried
+        pause.weigh(gain, requests)
+    return 1000
+
+
+def _rest(pause: Pause) -> int:
+    rested = 0
+    while pause.take_step():
+        rested += 1
+    return rested
+
+
+def test_pauses_grow_while_drafting_does_not_pay():
+    pause = Pause()
+    _tries(pause, 0.9, 16)
+    rests = []
+    for _ in range(7):
+        rests.append(_rest(pause))
+        assert _tries(pause, 0.9, 16) < 10
+    assert rests == [FIRST * 2**k for k in range(5)] + [LONGEST] * 2
+
+
+def test_drafting_that_pays_never_rests():
+    pause = Pause()
+    assert _tries(pause, 1.05, 1) == 1000 and not pause.take_step()
+
+
+def test_after_it_paid_the_next_pause_is_short():
+    pause = Pause()
+    for _ in range(4):
+        _tries(pause, 0.5, 8)
+        _rest(pause)
+    for _ in range(50):
+        pause.weigh(2.0, 8)
+    _tries(pause, 0.5, 8)
+    assert _rest(pause) == FIRST
+
+
+def test_a_pause_ends_with_the_load_that_began_it():
+    pause = Pause()
+    _tries(pause, 0.8, 16)
+    pause.ease(9)
+    assert pause.steps
+    pause.ease(8)
+    assert not pause.take_step()

@@ -1,0 +1,40 @@
+"""Steps without drafts where drafting has shown not to pay at this load."""
+
+# Length of the first pause; each one after a try in vain is twice as long, up to the longest.
+FIRST, LONGEST = 16, 256
+# The smoothed gain with which drafting is tried again: close to 1, so that a few bad steps end it.
+RETRY_GAIN = 1.03
+# The smoothed gain from which on it pays for certain.
+PAYS = 1.1
+
+
+class Pause:
+    """Begins when the gain, smoothed over some ten steps, falls below 1.
+
+    Attributes:
+        steps: what is left of it.
+    """
+
+    def __init__(self):
+        self.steps = 0
+        self._gain, self._next, self._requests = 2.0, FIRST, 0
+
+    def take_step(self) -> bool:
+        """Whether the step that begins is one without drafts."""
+        resting = self.steps > 0
+        self.steps -= resting
+        return resting
+
+    def weigh(self, gain: float, requests: int) -> None:
+        """Take in the expected gain of a step's drafts (cost.Sizes) in a batch of so many requests."""
+        self._gain += 0.1 * (min(gain, 10.0) - self._gain)
+        if self._gain < 1:
+            self.steps, self._gain, self._requests = self._next, RETRY_GAIN, requests
+            self._next = min(2 * self._next, LONGEST)
+        elif self._gain > PAYS:
+            self._next = FIRST
+
+    def ease(self, requests: int) -> None:
+        """End it once the batch is half of what it was: what did not pay then may pay now."""
+        if self.steps and 2 * requests <= self._requests:
+            self.steps, self._next = 0, FIRST
