@@ -7,6 +7,7 @@ Both sides store the step's keys and values and attend; the tree's adds the copi
 """
 
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -127,7 +128,8 @@ def main(
             table.add_row(*map(str, (requests, context, paths, round(chain), round(tree), round(tree / chain, 2))))
     Console().print(table)
     if out is not None:
-        write_provenance(out, nodes=nodes, figures=figures)
+        command = " ".join(["python -m vllm_specflash.bench.tree_attention", *sys.argv[1:]])
+        write_provenance(out, command=command, nodes=nodes, figures=figures)
 
 
 if __name__ == "__main__":
