@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllm_specflash.engine.attention import Verification
 from vllm_specflash.engine.paths import PathSequences, spare_blocks_needed
+from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.tree.layout import lay_out
 from vllm_specflash.tree.step import Draft, StepTrees
 from vllm_specflash.triton_kernels.tree_attention import tree_attention_torch
@@ -120,3 +122,10 @@ def test_accepted_paths_end_up_where_a_chain_would_lie(step, data):
 @pytest.mark.parametrize(("base", "deepest", "blocks"), [(0, 3, 1), (12, 3, 1), (12, 4, 2), (15, 1, 2), (16, 5, 1)])
 def test_a_path_needs_a_second_block_where_it_crosses_into_it(base, deepest, blocks):
     assert spare_blocks_needed(base, deepest, 16) == blocks
+
+
+def test_measuring_a_side_path_writes_to_spare_blocks_alone():
+    caches = [torch.randn(6, KV_HEADS, 4, HEAD_DIM) for _ in range(3)]
+    before = [cache.clone() for cache in caches]
+    assert Verification(np.array([4, 5]), 4, caches, DraftStats()).side_path_seconds() > 0
+    assert all(torch.equal(cache[:5], was[:5]) for cache, was in zip(caches, before))

@@ -11,6 +11,8 @@ from engines import ON_GPU, accepted_tokens, answers, draft_stats, engine, greed
 from tiny_models import draft_for, tiny_qwen2_5_vl
 
 from vllm_specflash.engine import proposer
+from vllm_specflash.tree.calibration import calibrated
+from vllm_specflash.tree.cost import StepCost
 
 
 @pytest.fixture(params=["gpu"] if ON_GPU else ["spare_blocks", "node_slots"], autouse=True)
@@ -127,12 +129,35 @@ def test_chances_learn_from_what_the_target_took(llava, drafts, misranked_at_fir
     with engine(llava, drafts["knowing"]) as llm:
         answers(llm, mixed_prompts(), greedy())
         drafter = llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
-        first_choice, second_choice = drafter.calibration(np.array([0.5, 0.4]))
+        first_choice, second_choice = calibrated(np.array([0.5, 0.4]), drafter.calibration.ratio)
         # The draft says 0.5 and 0.4; the target takes the second choice.
         assert first_choice < 0.45 and second_choice > 0.4
         # Once it knows, it puts the second choice first: the right token lies on the most probable path.
         stats = draft_stats(llm)
         assert stats["errors"] == 0 and 0 < stats["moved"] < stats["branching"] / 4
+
+
+def test_side_paths_that_cost_too_much_are_not_drafted(llava, drafts, misranking):
+    with engine(llava, drafts["knowing"]) as llm:
+        drafter = llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
+        sizes, seconds = np.array([1, 64]), np.array([1.0, 1.001])
+        drafter.step_cost = StepCost(sizes, seconds, side_path_seconds=10.0)
+        answers(llm, mixed_prompts()[:1], greedy(24))
+        stats = draft_stats(llm)
+        assert stats["branching"] == 0 and stats["proposed_tokens"] > 0
+        drafter.step_cost = StepCost(sizes, seconds, side_path_seconds=0.0)
+        answers(llm, mixed_prompts()[:1], greedy(24))
+        assert draft_stats(llm)["branching"] > 0
+
+
+def test_drafting_goes_on_once_the_load_is_gone(llava, drafts):
+    with engine(llava, drafts["knowing"]) as llm:
+        drafter = llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
+        drafter.pause.weigh(gain=-100.0, requests=8)
+        assert drafter.pause.steps > 2
+        answers(llm, mixed_prompts()[:1], greedy(24))
+        stats = draft_stats(llm)
+        assert stats["paused_steps"] == 1 and stats["proposed_tokens"] > 0
 
 
 def test_trees_can_be_turned_off(llava, drafts, plain_answers, misranking):

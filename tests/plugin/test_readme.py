@@ -1,6 +1,7 @@
 """The README says what the code says."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -31,3 +32,25 @@ def test_supported_range_is_that_of_compat():
 def test_links_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links and all((ROOT / link).exists() for link in links)
+
+
+def test_measured_speed_is_that_of_the_recorded_benchmark():
+    record = json.loads((ROOT / "docs" / "results" / "bench-cpu.json").read_text(encoding="utf-8"))
+    recorded = {(r["task"], r["batch_size"], r["method"]): r for r in record["summary"] if r["method"] != "plain"}
+    (table,) = re.findall(r"\| task \| batch \| method .*?\n\| ---.*?\n(.*?)\n\n", README, re.DOTALL)
+    task, told = "", {}
+    for line in table.splitlines():
+        name, batch, method, *figures = (cell.strip() for cell in line.strip("|").split("|"))
+        task = name.split(",")[0] or task
+        told[task, int(batch), method] = figures
+    assert told.keys() == recorded.keys()
+    for cell, figures in told.items():
+        row = recorded[cell]
+        draft = row["step"]["draft network"] + row["step"]["draft host"]
+        assert figures == [
+            f"{row['decode_speed_up']['median']:.2f}x",
+            f"{row['end_to_end_speed_up']['median']:.2f}x",
+            f"{row['acceptance_length']:.2f}",
+            f"{draft:.2f}",
+            row["identical"].replace("/", " of "),
+        ], cell

@@ -1,12 +1,13 @@
 """Greedy answers of SpecFLASH against plain vLLM's, many prompts of all kinds in one batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_specflash.bench.console import Announce
 from vllm_specflash.bench.identity import Agreement, compare
 from vllm_specflash.bench.method import PLAIN, Method, parse_method
+from vllm_specflash.bench.option import option
 from vllm_specflash.bench.schedule import Plan, close_engines, start_engines
 from vllm_specflash.bench.targets import Target
 from vllm_specflash.config import METHOD
@@ -17,14 +18,14 @@ from vllm_specflash.train.prompts import Prompt
 class IdentityOptions:
     """How answers are compared."""
 
-    prompts: int = field(default=200, metadata={"help": "Prompts, all tasks in turns."})
-    max_tokens: int = field(default=96, metadata={"help": "Cut answers here."})
-    max_num_seqs: int = field(default=16, metadata={"help": "Requests that run together, joining and leaving."})
-    dtype: str = field(default="float32", metadata={"help": "Rounding of bfloat16 makes plain vLLM differ from itself."})
-    enforce_eager: bool = field(default=False, metadata={"help": "Without compilation: starts sooner."})
-    kv_cache_gib: float = field(default=1.0, metadata={"help": "KV budget of both engines."})
-    method: str = field(default=METHOD, metadata={"help": "specflash, or specflash={...}: a speculative_config as JSON."})
-    engine_args: str = field(default="{}", metadata={"help": "More of vLLM's engine arguments, for both, as JSON."})
+    prompts: int = option(200, "Prompts, all tasks in turns.")
+    max_tokens: int = option(96, "Cut answers here.")
+    max_num_seqs: int = option(16, "Requests that run together, joining and leaving.")
+    dtype: str = option("float32", "Rounding of bfloat16 makes plain vLLM differ from itself.")
+    enforce_eager: bool = option(False, "Without compilation: starts sooner.")
+    kv_cache_gib: float = option(1.0, "KV budget of both engines.")
+    method: str = option(METHOD, "specflash, or specflash={...}: a speculative_config as JSON.")
+    engine_args: str = option("{}", "More of vLLM's engine arguments, for both, as JSON.")
 
 
 @dataclass(frozen=True)

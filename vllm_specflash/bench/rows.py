@@ -6,7 +6,7 @@ from vllm_specflash.bench.document import Document
 from vllm_specflash.bench.identity import Agreement, compare
 from vllm_specflash.bench.method import PLAIN
 from vllm_specflash.bench.records import Output
-from vllm_specflash.bench.summary import Row, Spread, acceptance_per_position, speed_up, step_parts
+from vllm_specflash.bench.summary import Row, Spread, acceptance_per_position, speed_up, step_milliseconds, step_parts
 
 
 def rows(document: Document) -> list[Row]:
@@ -38,16 +38,14 @@ def _row(document: Document, cell: tuple[str, str, int], method: str, passes: li
         acceptance_length=mean(_values(passes, "acceptance_length")),
         acceptance_per_position=acceptance_per_position(passes[0]["drafts"]),
         step=_mean_parts(passes),
-        verify_ms=mean(_milliseconds(record["steps"]["decode"], "verify_seconds") for record in passes),
+        # Documents written before this was measured lack it.
+        verify_ms=mean(
+            step_milliseconds({"verify_seconds": 0.0} | record["steps"]["decode"], "verify") for record in passes
+        ),
         draft_errors=sum(record["steps"]["draft_errors"] for record in passes),
         identical=f"{agreement.identical}/{agreement.compared}",
         widest_gap=max((d.gap for d in agreement.differences if d.gap is not None), default=None),
     )
-
-
-def _milliseconds(decode: dict, part: str) -> float:
-    """Of one decoding step; documents written before a part was measured lack it."""
-    return 1000 * decode.get(part, 0.0) / max(1, decode["steps"])
 
 
 def agreement_with_plain(document: Document, cell: tuple[str, str, int], one_pass: dict) -> Agreement:

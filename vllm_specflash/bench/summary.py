@@ -65,11 +65,15 @@ class Row:
     widest_gap: float | None = None
 
 
+def step_milliseconds(decode: dict[str, float], part: str) -> float:
+    """Of one decoding step, in one part."""
+    return 1000 * decode[f"{part}_seconds"] / max(1, decode["steps"])
+
+
 def step_parts(decode: dict[str, float]) -> dict[str, float]:
     """Milliseconds per decoding step out of records.StepTotals in dict form; the parts but `wall` add up to it."""
-    steps = max(1, decode["steps"])
     wall, worker, forward, draft, network = (
-        1000 * decode[f"{part}_seconds"] / steps for part in ("wall", "worker", "forward", "draft", "network")
+        step_milliseconds(decode, part) for part in ("wall", "worker", "forward", "draft", "network")
     )
     return {
         "wall": wall,

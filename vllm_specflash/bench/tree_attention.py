@@ -20,7 +20,8 @@ from rich.table import Table
 from vllm import _custom_ops as ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
-from vllm_specflash.engine.paths import PathSequences
+from vllm_specflash.engine.attention import Verification
+from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.plugin import TREE_BLOCK_SIZE
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.tree.build import best_trees
@@ -40,7 +41,6 @@ class Layer:
         blocks = -(-(context + int(rows.max())) // BLOCK_SIZE)
         own = np.arange(requests * blocks).reshape(requests, blocks)
         spare = np.arange(own.size, own.size + 2 * len(trees.parents))
-        self.paths = PathSequences(trees, rows, base, spare, BLOCK_SIZE)
         self.isa = _get_attn_isa(DTYPE, BLOCK_SIZE, HEAD_DIM, "auto")
         self.cache = torch.randn(own.size + len(spare), KV_HEADS, BLOCK_SIZE, 2 * HEAD_DIM).to(DTYPE)
         self.key_cache, self.value_cache = self.cache.view(-1, KV_HEADS, 2 * BLOCK_SIZE, HEAD_DIM).chunk(2, dim=2)
@@ -50,9 +50,10 @@ class Layer:
         position = base[trees.request] + trees.index
         self.slots = torch.from_numpy(own[trees.request, position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE)
         self.chain = self._sequences(rows, base + rows, own)
+        self.verification = Verification(spare, BLOCK_SIZE, [self.cache], DraftStats())
+        self.verification.begin(trees, rows, base)
+        self.paths = self.verification.lay_paths(own)
         self.tree = self._sequences(self.paths.query_lens, self.paths.seq_lens, self.paths.block_table(own))
-        self.copies = self.paths.copies(own)
-        self.side_rows, self.side_slots = (torch.from_numpy(column) for column in self.paths.writes)
         self.out = torch.empty_like(self.query)
 
     def _sequences(self, query_lens: np.ndarray, seq_lens: np.ndarray, table: np.ndarray) -> dict:
@@ -82,10 +83,7 @@ class Layer:
 
     def run_tree(self) -> None:
         self._store(self.key, self.value, self.slots)
-        for source, target in self.copies:
-            self.cache[target].copy_(self.cache[source])
-        rows = self.side_rows
-        self._store(self.key.index_select(0, rows), self.value.index_select(0, rows), self.side_slots)
+        self.verification.write(self._store, self.key, self.value, self.cache)
         self._attend(self.tree)
 
 
@@ -111,7 +109,7 @@ def microseconds(run, repeats: int) -> float:
 
 def main(
     nodes: Annotated[int, typer.Option(help="Tokens per request, the root counted.")] = 16,
-    repeats: Annotated[int, typer.Option(help="Calls per figure, chain and tree in turns.")] = 60,
+    repeats: Annotated[int, typer.Option(min=10, help="Calls per figure, chain and tree in turns.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
 ) -> None:
     table = Table("requests", "context", "side paths", "chain us", "tree us", "ratio", title="per layer and step")

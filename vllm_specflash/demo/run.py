@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.columns import Columns
@@ -13,6 +13,7 @@ from rich.text import Text
 from vllm_specflash.bench.console import Announce, announcer
 from vllm_specflash.bench.document import Document
 from vllm_specflash.bench.method import PLAIN, Method, parse_method
+from vllm_specflash.bench.option import option
 from vllm_specflash.bench.prompts import load_task
 from vllm_specflash.bench.rows import rows
 from vllm_specflash.bench.schedule import Benchmark, Plan
@@ -30,11 +31,11 @@ from vllm_specflash.train.prompts import Prompt
 class DemoOptions:
     """How long the demo takes."""
 
-    prompts: int = field(default=5, metadata={"help": "Prompts per task."})
-    repeats: int = field(default=2, metadata={"help": "Passes of plain vLLM and of SpecFLASH, in turns."})
-    max_tokens: int = field(default=112, metadata={"help": "Cut answers here."})
-    shown: int = field(default=2, metadata={"help": "Answers shown per task."})
-    max_seconds: float = field(default=75, metadata={"help": "Begin no further repeat after measuring a target this long."})
+    prompts: int = option(5, "Prompts per task.")
+    repeats: int = option(2, "Passes of plain vLLM and of SpecFLASH, in turns.")
+    max_tokens: int = option(112, "Cut answers here.")
+    shown: int = option(2, "Answers shown per task.")
+    max_seconds: float = option(75, "Begin no further repeat after measuring a target this long.")
 
 
 def run_demo(

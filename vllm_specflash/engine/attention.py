@@ -5,18 +5,28 @@ other engine in the process, stays as it is. In steps without a branching tree t
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
+from vllm.model_executor.layers.attention import Attention
 
 from vllm_specflash.engine.paths import PathSequences, spare_blocks_needed
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.tree.step import StepTrees
 from vllm_specflash.triton_kernels.tree_accept import Acceptance
+
+
+def attention_layers(vllm_config) -> list[Attention]:
+    """All attention layers of an engine, the draft's included, once its model is loaded."""
+    return [
+        layer
+        for layer in vllm_config.compilation_config.static_forward_context.values()
+        if isinstance(layer, Attention)
+    ]
 
 
 @dataclass
@@ -48,12 +58,10 @@ class Verification:
 
     def side_path_seconds(self, repeats: int = 5) -> float:
         """Time to copy one block in every layer, which is most of what a side path costs beside its tokens."""
-        source, target = self.spare[:2]
         timings = []
         for _ in range(repeats):
             began = time.perf_counter()
-            for kv_cache in self.kv_caches:
-                kv_cache[target].copy_(kv_cache[source])
+            self._copy_blocks([self.spare[:2]])
             timings.append(time.perf_counter() - began)
         return min(timings)
 
@@ -68,24 +76,28 @@ class Verification:
         with self.stats.timing("verify_seconds"):
             return self._split(common)
 
-    def _split(self, common):
-        own = common.block_table_tensor.cpu().numpy()
+    def lay_paths(self, own: np.ndarray) -> PathSequences:
+        """The step's sequences, given the requests' block table [R, B]; `write` fills their blocks from here on."""
         paths = PathSequences(self.trees, self.rows, self.base, self.spare, self.block_size)
         self.sequences, self._own_blocks = paths, own
         self._copies = paths.copies(own)
-        device = common.seq_lens.device
-        self._write_rows, self._write_slots = (torch.from_numpy(column).to(device) for column in paths.writes)
+        self._write_rows, self._write_slots = map(torch.from_numpy, paths.writes)
+        return paths
+
+    def _split(self, common):
+        own = common.block_table_tensor.numpy()
+        paths = self.lay_paths(own)
         starts = torch.from_numpy(np.append(0, np.cumsum(paths.query_lens)).astype(np.int32))
         seq_lens = torch.from_numpy(paths.seq_lens.astype(np.int32))
         return replace(
             common,
-            query_start_loc=starts.to(device),
+            query_start_loc=starts,
             query_start_loc_cpu=starts,
-            seq_lens=seq_lens.to(device),
+            seq_lens=seq_lens,
             num_reqs=len(seq_lens),
             max_query_len=int(paths.query_lens.max()),
             max_seq_len=int(paths.seq_lens.max()),
-            block_table_tensor=torch.from_numpy(paths.block_table(own)).to(device),
+            block_table_tensor=torch.from_numpy(paths.block_table(own)),
         )
 
     def write(self, update, key: Tensor, value: Tensor, kv_cache: Tensor) -> None:
@@ -102,11 +114,15 @@ class Verification:
         lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
         ends = nodes[np.arange(len(lengths)), np.maximum(lengths, 1) - 1]
         moves = self.sequences.moves(self._own_blocks, self.trees.first + np.where(lengths > 0, ends, 0))
-        for source, target in moves:
-            for kv_cache in self.kv_caches:
-                kv_cache[target].copy_(kv_cache[source])
+        self._copy_blocks(moves)
         # What runs before the next step begins (a dummy batch, say) is none of this one's.
         self.sequences = None
+
+    def _copy_blocks(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """(from, to), in every layer."""
+        for source, target in pairs:
+            for kv_cache in self.kv_caches:
+                kv_cache[target].copy_(kv_cache[source])
 
     def allowance(self) -> "BlockAllowance":
         return BlockAllowance(len(self.spare), self.block_size)

@@ -5,9 +5,14 @@ import time
 import numpy as np
 import torch
 from vllm.logger import init_logger
-from vllm.model_executor.layers.attention import Attention
 
-from vllm_specflash.engine.attention import Verification, run_trees, tree_impl, tree_metadata_builder
+from vllm_specflash.engine.attention import (
+    Verification,
+    attention_layers,
+    run_trees,
+    tree_impl,
+    tree_metadata_builder,
+)
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.node_slots import to_device
 from vllm_specflash.engine.spare import with_spare_blocks
@@ -46,8 +51,8 @@ class SpecFlashRunnerMixin:
         # The draft's own layer is written and read by the draft alone.
         layers = [
             layer
-            for layer in self.compilation_config.static_forward_context.values()
-            if isinstance(layer, Attention) and layer is not self.drafter.cache.layer and layer.kv_cache.numel()
+            for layer in attention_layers(self.vllm_config)
+            if layer is not self.drafter.cache.layer and layer.kv_cache.numel()
         ]
         if any(len(layer.kv_cache) != known + spare for layer in layers):
             logger.warning("SpecFLASH drafts chains only: this KV cache's blocks are not those of its block tables.")
@@ -101,7 +106,10 @@ class SpecFlashRunnerMixin:
     def _commit_paths(self, acceptance) -> None:
         # First, so that a GPU has work while the host waits for the walks.
         self.verification.commit(acceptance)
-        lengths, nodes = acceptance.lengths.cpu().numpy(), acceptance.nodes.cpu().numpy()
+        # Once: a GPU's copies wait for it.
+        acceptance = acceptance._replace(lengths=acceptance.lengths.cpu(), nodes=acceptance.nodes.cpu())
+        self.rejection_sampler.acceptance = acceptance
+        lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
         self.drafter.calibration.observe(*self.verification.trees.decided(lengths, nodes))
         in_place = np.arange(1, nodes.shape[1] + 1)
         self.drafter.stats.moved += int(((nodes >= 0) & (nodes != in_place)).any(1).sum())
@@ -152,10 +160,10 @@ class SpecFlashRunnerMixin:
         began = time.perf_counter()
         # Round after round, so that what disturbs one measurement of a size is gone at the next.
         timings = dict.fromkeys(sizes, np.inf)
-        for measured in range(MOST_ROUNDS):
+        for rounds in range(MOST_ROUNDS):
             late = time.perf_counter() - began > MEASURING_SECONDS
             # A target's ranks only ever run together.
-            if self.drafter.ranks.agree(measured >= 2 and late):
+            if self.drafter.ranks.agree(rounds >= 2 and late):
                 break
             timings = {size: min(timings[size], self._timed_step(size)) for size in sizes}
         if not self.drafter.ranks.leads:
@@ -185,7 +193,10 @@ class SpecFlashRunnerMixin:
         emitted = np.array([len(tokens) for tokens in sampled_token_ids])
         slots = np.array([self.max_model_len - self.requests[req_id].num_tokens - 1 for req_id in req_ids])
         room = np.array(
-            [self._room(req_id, left) if tokens else 0 for req_id, left, tokens in zip(req_ids, slots.tolist(), sampled_token_ids)]
+            [
+                self._room(req_id, left) if tokens else 0
+                for req_id, left, tokens in zip(req_ids, slots.tolist(), sampled_token_ids)
+            ]
         )
         # Of a chunk in mid-prefill every row counts; of a decode, the last token's row and one per accepted draft.
         committed = scheduled - drafted + np.maximum(emitted - 1, 0)
@@ -212,7 +223,7 @@ class SpecFlashRunnerMixin:
         if acceptance is None or verification is None or not verification.trees.branches:
             return None
         path = np.tile(np.arange(width), (len(acceptance.lengths), 1))
-        nodes = acceptance.nodes.cpu().numpy()[:, : width - 1]
+        nodes = acceptance.nodes.numpy()[:, : width - 1]
         accepted = path[:, 1 : nodes.shape[1] + 1]
         accepted[nodes >= 0] = nodes[nodes >= 0]
         return path

@@ -5,7 +5,6 @@ all rows of a step in which no tree branches, are vLLM's own.
 """
 
 from vllm.logger import init_logger
-from vllm.model_executor.layers.attention import Attention
 from vllm.v1.attention.backend import AttentionCGSupport, AttentionType
 from vllm.v1.attention.backends.triton_attn import (
     TritonAttentionBackend,
@@ -13,6 +12,7 @@ from vllm.v1.attention.backends.triton_attn import (
     TritonAttentionMetadataBuilder,
 )
 
+from vllm_specflash.engine.attention import attention_layers
 from vllm_specflash.engine.node_slots import NodeVerification
 
 logger = init_logger("vllm.specflash")
@@ -84,15 +84,6 @@ def set_up_trees(runner) -> None:
     for builder in (b for groups in runner.attn_groups for group in groups for b in group.metadata_builders):
         builder.verification = verification
     runner.verify_trees_with(verification)
-
-
-def attention_layers(vllm_config) -> list[Attention]:
-    """All attention layers of an engine, the draft's included, once its model is loaded."""
-    return [
-        layer
-        for layer in vllm_config.compilation_config.static_forward_context.values()
-        if isinstance(layer, Attention)
-    ]
 
 
 def obstacle(vllm_config) -> str | None:

@@ -17,9 +17,8 @@ class SpecFlashWorkerMixin:
     def determine_available_memory(self) -> int:
         """vLLM's, less what the blocks for side paths take."""
         available = super().determine_available_memory()
-        options = self.vllm_config.speculative_config.specflash
         specs = self.model_runner.get_kv_cache_spec()
-        if self.runs_trees and options.tree is not False and one_group(specs):
+        if self.runs_trees and one_group(specs):
             block_bytes = sum(spec.page_size_bytes for spec in specs.values())
             # The same everywhere: they decide which trees there is room for.
             spare = self.model_runner.drafter.ranks.agree(choose_spare_blocks(available // block_bytes))

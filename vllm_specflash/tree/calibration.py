@@ -25,10 +25,6 @@ class Calibration:
         self._expected, self._accepted = np.zeros(BINS), np.zeros(BINS)
         self.ratio = UNCALIBRATED.copy()
 
-    def __call__(self, chance: np.ndarray) -> np.ndarray:
-        """Calibrated chances, any shape."""
-        return calibrated(chance, self.ratio)
-
     def observe(self, chance: np.ndarray, accepted: np.ndarray) -> None:
         """Take in one step: [T] the draft's own chances of tokens that the target decided on, and what it decided."""
         if not len(chance):
