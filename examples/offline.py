@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--draft", help="draft: a folder or a hub id")
     parser.add_argument("--question", default="Describe this picture in detail.")
     parser.add_argument("--max-tokens", type=int, default=160)
+    parser.add_argument("--sizing", default="auto", help="longest: draft whatever it costs on this machine")
     parser.add_argument("--eager", action="store_true", help="start sooner, run slower: no compilation")
     parser.add_argument("pictures", nargs="*", type=Path, default=PICTURES)
     args = parser.parse_args()
@@ -28,7 +29,7 @@ def main() -> None:
     model, draft = (args.model, args.draft) if args.model else demo()
     llm = LLM(
         model,
-        speculative_config={"method": "specflash", **({"model": draft} if draft else {})},
+        speculative_config={"method": "specflash", "sizing": args.sizing, **({"model": draft} if draft else {})},
         max_model_len=1024,
         enforce_eager=args.eager,
         disable_log_stats=False,  # vLLM counts accepted tokens only when it keeps statistics

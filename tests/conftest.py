@@ -1,5 +1,6 @@
 """Environment and tiny targets that all tests share; set before anything imports vLLM."""
 
+import json
 import os
 
 import pytest
@@ -39,11 +40,12 @@ def image_target(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(image_target, tmp_path_factory):
-    """Address of `vllm serve <tiny LLaVA> --speculative-config specflash`, its engine in a process of its own."""
+    """Address of `vllm serve <tiny LLaVA> --speculative-config {...}`, its engine in a process of its own."""
+    from engines import ALWAYS
     from serving import serve
 
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    options = ["--speculative-config", "specflash", "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
+    options = ["--speculative-config", json.dumps(ALWAYS), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
     options += ["--kv-cache-memory-bytes", str(64 << 20), "--limit-mm-per-prompt", '{"image": 4}']
     with serve(image_target, log, *options, VLLM_MAX_IMAGE_PIXELS="1000000") as address:
         yield address

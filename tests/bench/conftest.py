@@ -24,8 +24,10 @@ def prompts_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def benchmark_run(image_target, prompts_folder, tmp_path_factory):
     """(document, target, announcements) of a benchmark of plain vLLM and SpecFLASH on a tiny LLaVA that ran out of time once, and what it said."""
+    from engines import ALWAYS
+
     from vllm_specflash.bench.document import Document
-    from vllm_specflash.bench.method import PLAIN, Method, parse_method
+    from vllm_specflash.bench.method import PLAIN, Method
     from vllm_specflash.bench.schedule import Benchmark, Plan
     from vllm_specflash.bench.targets import Target
 
@@ -35,8 +37,7 @@ def benchmark_run(image_target, prompts_folder, tmp_path_factory):
         repeats=2, prompts=2, min_tokens=8, max_tokens=16, dtype="float32", max_model_len=256, kv_cache_gib=0.05,
         enforce_eager=True,
     )  # fmt: skip
-    # Sized by what drafting costs here, a target this small would be drafted for or not as the machine is idle or busy.
-    methods = (Method(PLAIN, None), parse_method('specflash={"method": "specflash", "sizing": "longest"}'))
+    methods = (Method(PLAIN, None), Method("specflash", ALWAYS))
     said = []
 
     def run(seconds: float) -> Document:

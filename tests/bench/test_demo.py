@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from engines import ALWAYS
 from rich.console import Console
 
 from vllm_specflash.bench import schedule
@@ -12,8 +13,10 @@ def test_demo_shows_tables_and_answers(image_target, prompts_folder, monkeypatch
     monkeypatch.setenv("SPECFLASH_CACHE", str(tmp_path))
     setup = schedule.Plan.setup
 
-    def small(plan, *arguments):
-        return setup(replace(plan, enforce_eager=True, kv_cache_gib=0.05), *arguments)
+    def small(plan, target, method, *arguments):
+        if method.is_specflash:
+            method = replace(method, speculative_config={**method.speculative_config, **ALWAYS})
+        return setup(replace(plan, enforce_eager=True, kv_cache_gib=0.05), target, method, *arguments)
 
     monkeypatch.setattr(schedule.Plan, "setup", small)
     target = DemoTarget("tiny", "A tiny target", lambda: image_target, image_target / "specflash", ("words", "pictures"))

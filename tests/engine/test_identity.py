@@ -1,7 +1,7 @@
 """Greedy answers equal plain vLLM's, token for token, in float32, whatever the draft and the schedule."""
 
 import pytest
-from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, with_images
+from engines import PAYING, accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, runner, with_images
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,10 @@ from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed
 )
 def test_any_draft_leaves_answers_identical(llava, drafts, plain_answers, name, options):
     with engine(llava, drafts[name], options) as llm:
+        drafter = runner(llm).drafter
+        assert (drafter.step_cost is not None) == ("sizing" in options)
+        if drafter.step_cost:
+            drafter.step_cost = PAYING
         assert answers(llm, mixed_prompts(), greedy()) == plain_answers
         stats = draft_stats(llm)
         assert stats["errors"] == 0
@@ -70,7 +74,7 @@ def test_abort_in_mid_stream_disturbs_no_one(llava, drafts, plain_answers):
             if steps == 4:
                 llm.llm_engine.abort_request(["1", "2"])
         stats = draft_stats(llm)
-        proposer = llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
+        proposer = runner(llm).drafter
         assert stats["errors"] == 0
         assert not proposer._spans or len(proposer._spans) <= 8
     assert {index: done[index] for index in done} == {i: plain_answers[i] for i in range(len(prompts)) if i not in (1, 2)}

@@ -2,7 +2,7 @@
 
 import pytest
 from adapters import RANK, random_adapter
-from engines import accepted_tokens, draft_stats, engine, greedy, mixed_prompts
+from engines import PAYING, accepted_tokens, draft_stats, engine, greedy, mixed_prompts, runner
 from vllm.lora.request import LoRARequest
 
 # One slot more than adapters: on CPUs vLLM 0.32 itself gives requests without one what lies in the last slot.
@@ -31,6 +31,7 @@ def adapted_answers(llava, adapters):
 def test_adapted_answers_stay_identical(llava, drafts, adapters, plain_answers, adapted_answers):
     # Sizing "auto" times the adapted lm_head when the engine starts.
     with engine(llava, drafts["knowing"], {"sizing": "auto"}, **LORA) as llm:
+        runner(llm).drafter.step_cost = PAYING
         found = _answers(llm, adapters)
         stats = draft_stats(llm)
         assert stats["errors"] == 0 and stats["visual_tokens"] > 0

@@ -7,7 +7,7 @@ Every test runs twice: side paths in spare blocks, as on CPUs, and nodes in cons
 import numpy as np
 import pytest
 import torch
-from engines import ON_GPU, accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, with_images
+from engines import ON_GPU, accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, runner, with_images
 from tiny_models import draft_for, tiny_qwen2_5_vl
 
 from vllm_specflash.engine import proposer
@@ -128,7 +128,7 @@ def test_requests_that_read_drafts_in_order_get_chains(llava, drafts, misranking
 def test_chances_learn_from_what_the_target_took(llava, drafts, misranked_at_first):
     with engine(llava, drafts["knowing"]) as llm:
         answers(llm, mixed_prompts(), greedy())
-        drafter = llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
+        drafter = runner(llm).drafter
         first_choice, second_choice = calibrated(np.array([0.5, 0.4]), drafter.calibration.ratio)
         # The draft says 0.5 and 0.4; the target takes the second choice.
         assert first_choice < 0.45 and second_choice > 0.4
@@ -139,7 +139,7 @@ def test_chances_learn_from_what_the_target_took(llava, drafts, misranked_at_fir
 
 def test_side_paths_that_cost_too_much_are_not_drafted(llava, drafts, misranking):
     with engine(llava, drafts["knowing"]) as llm:
-        drafter = llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
+        drafter = runner(llm).drafter
         sizes, seconds = np.array([1, 64]), np.array([1.0, 1.001])
         drafter.step_cost = StepCost(sizes, seconds, side_path_seconds=10.0)
         answers(llm, mixed_prompts()[:1], greedy(24))
@@ -152,7 +152,7 @@ def test_side_paths_that_cost_too_much_are_not_drafted(llava, drafts, misranking
 
 def test_drafting_goes_on_once_the_load_is_gone(llava, drafts):
     with engine(llava, drafts["knowing"]) as llm:
-        drafter = llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter
+        drafter = runner(llm).drafter
         drafter.pause.weigh(gain=-100.0, requests=8)
         assert drafter.pause.steps > 2
         answers(llm, mixed_prompts()[:1], greedy(24))
@@ -170,6 +170,6 @@ def test_trees_can_be_turned_off(llava, drafts, plain_answers, misranking):
 def test_the_sampler_can_be_warmed_up_before_the_first_step(llava, drafts, plain_answers):
     """As vLLM's GPU worker does once the KV cache is there."""
     with engine(llava, drafts["knowing"]) as llm:
-        runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
-        runner._dummy_sampler_run(torch.zeros(4, runner.model_config.get_hidden_size(), device=runner.device))
+        ours = runner(llm)
+        ours._dummy_sampler_run(torch.zeros(4, ours.model_config.get_hidden_size(), device=ours.device))
         assert answers(llm, mixed_prompts()[:2], greedy()) == plain_answers[:2]

@@ -24,7 +24,7 @@ def _run(*command, cwd) -> str:
 
 def test_offline(image_target, tmp_path):
     printed = _run(
-        sys.executable, EXAMPLES / "offline.py", "--model", image_target, "--eager", "--max-tokens", 24, SCENE, SCENE,
+        sys.executable, EXAMPLES / "offline.py", "--model", image_target, "--eager", "--sizing", "longest", "--max-tokens", 24, SCENE, SCENE,
         cwd=tmp_path,
     )  # fmt: skip
     answers = [line for line in printed.splitlines() if line.startswith("scene-00.png: ")]

@@ -98,7 +98,7 @@ def page(image_target, tmp_path_factory):
     for seed in (1, 2):
         noise_image(seed).save(folder / f"{seed}.png")
         arguments += ["--image", folder / f"{seed}.png"]
-    arguments += ["--max-tokens", 24, "--max-model-len", 256, "--enforce-eager", "--dtype", "float32"]
+    arguments += ["--max-tokens", 24, "--max-model-len", 256, "--enforce-eager", "--dtype", "float32", "--sizing", "longest"]
     result = CliRunner().invoke(app, ["inspect", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return (folder / "page.html").read_text(), result.output

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from engines import answers, draft_stats, engine, greedy
+from engines import answers, draft_stats, engine, greedy, runner
 from tiny_models import HEAD_DIM, HEADS, KV_HEADS
 from triton_on_cpu import NodeSlotRunner, use_triton_attention
 from vllm import EngineArgs
@@ -162,10 +162,10 @@ def test_attention_runs_between_graphs_where_trees_run(text_target, monkeypatch)
     use_triton_attention(monkeypatch)
     support = TreeAttentionBackend.get_builder_cls().get_cudagraph_support
     with engine(text_target, text_target / "specflash") as llm:
-        runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
-        assert support(runner.vllm_config, None) is AttentionCGSupport.NEVER
+        vllm_config = runner(llm).vllm_config
+        assert support(vllm_config, None) is AttentionCGSupport.NEVER
         monkeypatch.setattr(tree_backend, "MAX_HEAD_SIZE", HEAD_DIM - 1)
-        assert support(runner.vllm_config, None) is AttentionCGSupport.ALWAYS
+        assert support(vllm_config, None) is AttentionCGSupport.ALWAYS
 
 
 def test_both_ways_of_attending_happen_in_an_engine(text_target, monkeypatch):

@@ -4,7 +4,7 @@ import base64
 import io
 
 import pytest
-from engines import SMALL, accepted_tokens, answers, draft_stats, engine, greedy, noise_image
+from engines import ALWAYS, SMALL, accepted_tokens, answers, draft_stats, engine, greedy, noise_image
 from openai import OpenAI
 from serving import counter
 from vllm import LLM
@@ -21,7 +21,7 @@ def plain_answers(text_target):
 def test_spawned_engine_drafts_and_answers_the_same(text_target, plain_answers, monkeypatch):
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-    llm = LLM(str(text_target), speculative_config="specflash", **SMALL)
+    llm = LLM(str(text_target), speculative_config=ALWAYS, **SMALL)
     try:
         assert answers(llm, PROMPTS, greedy(24)) == plain_answers
         stats = draft_stats(llm)

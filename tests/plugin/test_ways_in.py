@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from engines import SMALL
+from engines import PAYING, SMALL, runner
 from tiny_models import draft_for
 from vllm import LLM, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
@@ -69,6 +69,7 @@ def _parsed(target, *arguments) -> AsyncEngineArgs:
 
 
 def _generate(engine: LLMEngine) -> None:
+    runner(engine).drafter.step_cost = PAYING
     engine.add_request("0", "hello there", SamplingParams(temperature=0, max_tokens=12))
     while engine.has_unfinished_requests():
         engine.step()
@@ -96,7 +97,7 @@ def test_python_form_is_understood(given, text_target, other_draft):
 def test_python_form_drafts(way, text_target, other_draft):
     llm = LLM(str(text_target), speculative_config=_named(IN_PYTHON[way], other_draft), **SMALL)
     try:
-        llm.generate("hello there", SamplingParams(temperature=0, max_tokens=12), use_tqdm=False)
+        _generate(llm.llm_engine)
         assert _drafted(llm.llm_engine)
     finally:
         llm.llm_engine.engine_core.shutdown()

@@ -1,11 +1,12 @@
 """Two engines behind two API servers, with LoRA: vLLM's default for `--data-parallel-size 2`."""
 
 import asyncio
+import json
 from itertools import pairwise
 
 import pytest
 from adapters import RANK, random_adapter
-from engines import engine
+from engines import ALWAYS, engine
 from openai import AsyncOpenAI
 from questions import MODEL, mixed_questions
 from serving import samples, serve
@@ -41,9 +42,7 @@ def plain(image_target, adapter):
 
 @pytest.fixture(scope="module")
 def address(image_target, adapter, tmp_path_factory):
-    # Trees as large as may be, whatever a step's time when the machine is busy.
-    draft = ["--speculative-config", '{"method": "specflash", "sizing": "longest"}']
-    options = ["--data-parallel-size", "2", *draft, "--dtype", "float32", "--enforce-eager"]
+    options = ["--data-parallel-size", "2", "--speculative-config", json.dumps(ALWAYS), "--dtype", "float32", "--enforce-eager"]
     # With LoRA vLLM wants all drafts of all requests to fit into a step.
     options += ["--max-num-seqs", "16", "--max-model-len", "512", "--kv-cache-memory-bytes", str(64 << 20)]
     options += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(RANK)]

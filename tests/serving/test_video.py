@@ -2,11 +2,12 @@
 
 import base64
 import io
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from engines import engine, noise_image
+from engines import ALWAYS, engine, noise_image
 from openai import OpenAI
 from questions import MODEL
 from serving import counter, serve
@@ -56,7 +57,7 @@ def temporary():
 
 
 def test_videos_are_answered_as_by_plain_vllm(plain, qwen, tmp_path, temporary):
-    options = ["--speculative-config", "specflash", "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
+    options = ["--speculative-config", json.dumps(ALWAYS), "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
     options += ["--kv-cache-memory-bytes", str(64 << 20)]
     with serve(qwen, tmp_path / "log.txt", *options, TMPDIR=str(temporary)) as address:
         client = OpenAI(base_url=f"{address}/v1", api_key="none")

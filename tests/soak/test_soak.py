@@ -48,7 +48,7 @@ def soaked(image_target, prompts_folder, tmp_path_factory):
         arguments += ["--task", task]
     for option, value in {
         "minutes": 0.1, "settle-minutes": 0.0, "clients": 6, "prompts": 7, "max-tokens": 40, "max-model-len": 256,
-        "kv-cache-mib": 1, "abort-share": 0.3,
+        "kv-cache-mib": 1, "abort-share": 0.3, "sizing": "longest",
     }.items():  # fmt: skip
         arguments += [f"--{option}", value]
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -120,7 +120,9 @@ def test_a_fault_is_not_clean(fault):
 def test_plain_differs_from_ours_by_the_speculation_alone():
     target = Target("tiny", "folder", "draft", ("words",))
     ours, plain = _arguments(target, SoakOptions()), _arguments(target, SoakOptions(plain=True))
-    assert [word for word in ours if word not in plain] == ["--spec-method", "specflash", "--spec-model", "draft"]
+    option, given = [word for word in ours if word not in plain]
+    assert option == "--speculative-config"
+    assert json.loads(given) == {"method": "specflash", "model": "draft", "sizing": "auto"}
     assert set(plain) < set(ours)
 
 

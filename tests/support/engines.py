@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 from vllm import LLM, SamplingParams
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from vllm_specflash.tree.cost import StepCost
 
 SMALL = {
     "dtype": "float32",
@@ -20,6 +23,10 @@ SMALL = {
     "kv_cache_memory_bytes": 64 << 20,
 }
 
+# Drafts whatever they cost: what "auto" does with targets this small depends on how busy the machine is.
+ALWAYS = {"method": "specflash", "sizing": "longest"}
+# For engines whose sizing is "auto": a target's steps, in seconds, that any draft's own time is nothing against.
+PAYING = StepCost(np.array([1, 64]), np.array([1.0, 1.5]))
 # Trees must be asked for on GPUs, and run on vLLM's Triton attention; so does what they are compared with.
 ON_GPU = torch.cuda.is_available()
 if ON_GPU:
@@ -36,8 +43,8 @@ def engine(target: Path, draft: Path | None = None, draft_options: dict | None =
         overrides: LLM's own arguments.
     """
     if draft is not None:
-        given = {"sizing": "longest", "tree": ON_GPU or None, **(draft_options or {})}
-        overrides["speculative_config"] = {"method": "specflash", "model": str(draft), **given}
+        given = {**ALWAYS, "tree": ON_GPU or None, **(draft_options or {})}
+        overrides["speculative_config"] = {"model": str(draft), **given}
     llm = LLM(str(target), **{**SMALL, **overrides})
     try:
         yield llm
@@ -59,6 +66,11 @@ def answers(llm: LLM, prompts: list, params) -> list[tuple[int, ...]]:
 def draft_stats(llm: LLM) -> dict[str, float]:
     """Counters of the draft side since the last call."""
     return llm.collective_rpc("specflash_stats")[0]
+
+
+def runner(llm: LLM | LLMEngine):
+    """The model runner of an engine in this process."""
+    return getattr(llm, "llm_engine", llm).model_executor.driver_worker.worker.model_runner
 
 
 def accepted_tokens(llm: LLM) -> int:

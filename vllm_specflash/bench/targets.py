@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_specflash.config import METHOD
 from vllm_specflash.demo.drafts import DEMO_TARGETS, DemoTarget
 
 
@@ -14,6 +15,10 @@ class Target:
     model: str
     draft: str | None
     tasks: tuple[str, ...]
+
+    def speculation(self, sizing: str) -> dict[str, str]:
+        """vLLM's `speculative_config` for SpecFLASH on it, its drafts sized that way (config.SIZINGS)."""
+        return {"method": METHOD, "sizing": sizing, **({"model": self.draft} if self.draft else {})}
 
 
 def of_demo(demo: DemoTarget, draft: str | None = None, tasks: tuple[str, ...] = ()) -> Target:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from vllm_specflash.bench.option import option
 from vllm_specflash.bench.targets import Target
-from vllm_specflash.config import METHOD
 from vllm_specflash.inspection.record import Record
 from vllm_specflash.inspection.recorder import RECORDER
 
@@ -21,6 +20,7 @@ class AnswerOptions:
     dtype: str = option("auto", "Of the target.")
     max_model_len: int = option(2048, "Of the engine.")
     enforce_eager: bool = option(False, "Without compilation: starts sooner, and its times are not those of serving.")
+    sizing: str = option("auto", "SpecFLASH's sizing: auto, or longest to draft whatever it costs here.")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def inspect_answer(target: Target, prompt: str, images: Sequence[Path], options:
 
     llm = LLM(
         target.model,
-        speculative_config={"method": METHOD, **({"model": target.draft} if target.draft else {})},
+        speculative_config=target.speculation(options.sizing),
         dtype=options.dtype,
         max_model_len=options.max_model_len,
         max_num_seqs=1,

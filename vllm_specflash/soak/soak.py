@@ -1,6 +1,7 @@
 """Load a server, let it calm down, and compare its greedy answers with plain vLLM's."""
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +14,6 @@ from vllm_specflash.bench.identity import compare
 from vllm_specflash.bench.records import Output
 from vllm_specflash.bench.option import option
 from vllm_specflash.bench.targets import Target
-from vllm_specflash.config import METHOD
 from vllm_specflash.soak.clients import Outcome, run_clients
 from vllm_specflash.soak.memory import Sample, growth
 from vllm_specflash.soak.request import draw_request
@@ -44,6 +44,7 @@ class SoakOptions:
     max_model_len: int = option(1024, "Of the server.")
     dtype: str = option("float32", "In bfloat16 plain vLLM differs from itself.")
     enforce_eager: bool = option(False, "Without compilation: starts sooner.")
+    sizing: str = option("auto", "SpecFLASH's sizing: auto, or longest to draft whatever it costs here.")
     plain: bool = option(False, "Without SpecFLASH: tells what vLLM itself does under this load.")
     settle_minutes: float = option(2.0, "Memory growth is judged after this.")
     seed: int = option(0, "Of the clients' choices.")
@@ -93,7 +94,7 @@ def _arguments(target: Target, options: SoakOptions) -> list[str]:
     given += ["--max-model-len", str(options.max_model_len), "--max-num-seqs", str(options.clients)]
     given += ["--kv-cache-memory-bytes", str(options.kv_cache_mib * MIB), "--limit-mm-per-prompt", '{"image": 8}']
     if not options.plain:
-        given += ["--spec-method", METHOD] + (["--spec-model", target.draft] if target.draft else [])
+        given += ["--speculative-config", json.dumps(target.speculation(options.sizing))]
     return given + (["--enforce-eager"] if options.enforce_eager else [])
 
 
