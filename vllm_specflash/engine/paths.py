@@ -27,7 +27,8 @@ class PathSequences:
         trees: what is verified; its nodes are the last rows of each request.
         rows: [R] scheduled rows of each request.
         base: [R] target position of each request's root.
-        spare: ids of the blocks that side paths may use.
+        spare: ids of the blocks that side paths may use. Their first blocks lie at its beginning, in their order, so that
+            one operation fills them all.
         block_size: positions per block.
     """
 
@@ -54,12 +55,18 @@ class PathSequences:
         return ends[np.searchsorted(self._starts, self._side)]
 
     @cached_property
-    def _spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of every side path: block index of its root, blocks it needs, and where in `spare` its blocks begin."""
+    def _spans(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every side path: block index of its root, and blocks it needs."""
         request = self.trees.request[self._side]
         first = self.base[request] // self.block_size
-        count = (self.base[request] + self.trees.depth[self._ends]) // self.block_size - first + 1
-        return first, count, np.cumsum(count) - count
+        return first, (self.base[request] + self.trees.depth[self._ends]) // self.block_size - first + 1
+
+    @cached_property
+    def _blocks(self) -> np.ndarray:
+        """[P, most] ids of every side path's blocks; beyond its own they mean nothing."""
+        _, count = self._spans
+        needed = np.arange(count.max(initial=0))[:, None] < count
+        return self.spare[np.cumsum(needed).reshape(needed.shape).T - 1]
 
     @cached_property
     def owner(self) -> np.ndarray:
@@ -93,19 +100,17 @@ class PathSequences:
     def block_table(self, own: np.ndarray) -> np.ndarray:
         """The requests' block table [R, B] -> the sequences' [S, B]."""
         table = own[self.owner]
-        first, count, begin = self._spans
+        first, count = self._spans
         side_row = np.flatnonzero(self.is_side)
-        for k in range(int(count.max(initial=0))):
+        for k, blocks in enumerate(self._blocks.T):
             has = count > k
-            table[side_row[has], first[has] + k] = self.spare[begin[has] + k]
+            table[side_row[has], first[has] + k] = blocks[has]
         return table
 
-    def copies(self, own: np.ndarray) -> list[tuple[int, int]]:
-        """(from, to) of the blocks with committed positions in them, given the requests' block table [R, B]."""
-        first, _, begin = self._spans
-        request = self.trees.request[self._side]
-        partly = self.base[request] % self.block_size > 0
-        return list(zip(own[request[partly], first[partly]].tolist(), self.spare[begin[partly]].tolist()))
+    def copied(self, own: np.ndarray) -> np.ndarray:
+        """[P] the requests' blocks to copy to the first so many spare ones, given their block table [R, B]."""
+        first, _ = self._spans
+        return own[self.trees.request[self._side], first]
 
     @cached_property
     def writes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -115,18 +120,18 @@ class PathSequences:
         node = nodes[path, level]
         request = self.trees.request[node]
         position = self.base[request] + self.trees.depth[node]
-        first, _, begin = self._spans
-        block = self.spare[begin[path] + position // self.block_size - first[path]]
+        first, _ = self._spans
+        block = self._blocks[path, position // self.block_size - first[path]]
         return self.trees.rows(self.rows)[node], block * self.block_size + position % self.block_size
 
     def moves(self, own: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
         """(from, to) of the blocks to copy back once the walks of [R] ended at the flat nodes `last`."""
         head = self._starts[np.searchsorted(self._starts, last, side="right") - 1]
         pairs = []
-        first, _, begin = self._spans
+        first, _ = self._spans
         for request in np.flatnonzero(self.trees.index[head] > 0):
             path = int(np.searchsorted(self._side, head[request]))
             reached = (self.base[request] + self.trees.depth[last[request]]) // self.block_size - first[path] + 1
             for k in range(reached):
-                pairs.append((int(self.spare[begin[path] + k]), int(own[request, first[path] + k])))
+                pairs.append((int(self._blocks[path, k]), int(own[request, first[path] + k])))
         return pairs
