@@ -55,17 +55,20 @@ class PathSequences:
         return ends[np.searchsorted(self._starts, self._side)]
 
     @cached_property
-    def _spans(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of every side path: block index of its root, and blocks it needs."""
-        request = self.trees.request[self._side]
-        first = self.base[request] // self.block_size
-        return first, (self.base[request] + self.trees.depth[self._ends]) // self.block_size - first + 1
+    def _first(self) -> np.ndarray:
+        """[P] block index of every side path's root."""
+        return self.base[self.trees.request[self._side]] // self.block_size
+
+    @cached_property
+    def _count(self) -> np.ndarray:
+        """[P] blocks that every side path needs."""
+        last = self.base[self.trees.request[self._side]] + self.trees.depth[self._ends]
+        return last // self.block_size - self._first + 1
 
     @cached_property
     def _blocks(self) -> np.ndarray:
         """[P, most] ids of every side path's blocks; beyond its own they mean nothing."""
-        _, count = self._spans
-        needed = np.arange(count.max(initial=0))[:, None] < count
+        needed = np.arange(self._count.max(initial=0))[:, None] < self._count
         return self.spare[np.cumsum(needed).reshape(needed.shape).T - 1]
 
     @cached_property
@@ -100,17 +103,15 @@ class PathSequences:
     def block_table(self, own: np.ndarray) -> np.ndarray:
         """The requests' block table [R, B] -> the sequences' [S, B]."""
         table = own[self.owner]
-        first, count = self._spans
         side_row = np.flatnonzero(self.is_side)
         for k, blocks in enumerate(self._blocks.T):
-            has = count > k
-            table[side_row[has], first[has] + k] = blocks[has]
+            has = self._count > k
+            table[side_row[has], self._first[has] + k] = blocks[has]
         return table
 
     def copied(self, own: np.ndarray) -> np.ndarray:
         """[P] the requests' blocks to copy to the first so many spare ones, given their block table [R, B]."""
-        first, _ = self._spans
-        return own[self.trees.request[self._side], first]
+        return own[self.trees.request[self._side], self._first]
 
     @cached_property
     def writes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -120,18 +121,16 @@ class PathSequences:
         node = nodes[path, level]
         request = self.trees.request[node]
         position = self.base[request] + self.trees.depth[node]
-        first, _ = self._spans
-        block = self._blocks[path, position // self.block_size - first[path]]
+        block = self._blocks[path, position // self.block_size - self._first[path]]
         return self.trees.rows(self.rows)[node], block * self.block_size + position % self.block_size
 
     def moves(self, own: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
         """(from, to) of the blocks to copy back once the walks of [R] ended at the flat nodes `last`."""
         head = self._starts[np.searchsorted(self._starts, last, side="right") - 1]
         pairs = []
-        first, _ = self._spans
         for request in np.flatnonzero(self.trees.index[head] > 0):
             path = int(np.searchsorted(self._side, head[request]))
-            reached = (self.base[request] + self.trees.depth[last[request]]) // self.block_size - first[path] + 1
+            reached = (self.base[request] + self.trees.depth[last[request]]) // self.block_size - self._first[path] + 1
             for k in range(reached):
-                pairs.append((int(self._blocks[path, k]), int(own[request, first[path] + k])))
+                pairs.append((int(self._blocks[path, k]), int(own[request, self._first[path] + k])))
         return pairs
