@@ -83,6 +83,17 @@ def step() -> str:
     return _table("| task | batch | method | " + " | ".join(parts) + " | of it verifying |", lines)
 
 
+def tree_attention() -> str:
+    """One layer's attention over trees beside chains, by context."""
+    found = json.loads((RESULTS / "tree-attention.json").read_text(encoding="utf-8"))["figures"]
+    rows = (
+        f"| {figure['requests']} | {figure['context']} | {figure['side_paths']} | {figure['chain_us']:.0f} | "
+        f"{figure['tree_us']:.0f} | {figure['tree_us'] / figure['chain_us']:.2f}x |"
+        for figure in found
+    )
+    return _table("| requests | context | side paths | chain, us | tree, us | tree of chain |", rows)
+
+
 def identity() -> str:
     """The result of `specflash identity` in one sentence."""
     record = json.loads((RESULTS / "identity-float32.json").read_text(encoding="utf-8"))
@@ -120,7 +131,9 @@ def soaked_on() -> str:
     return _machine("soak-cpu.json")
 
 
-MAKERS = (options, commands, metrics, supported, speed, first_token, step, identity, served, soak, device, soaked_on)
+MAKERS = (
+    options, commands, metrics, supported, speed, first_token, step, tree_attention, identity, served, soak, device, soaked_on,
+)  # fmt: skip
 GENERATED: dict[str, Callable[[], str]] = {made.__name__: made for made in MAKERS}
 
 
