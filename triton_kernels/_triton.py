@@ -4,7 +4,9 @@ A CPU user without a working Triton runs the torch paths only. The stand-in's `j
 and launching it says what is missing.
 """
 
-__all__ = ["tl", "triton"]
+import functools
+
+__all__ = ["launches", "tl", "triton"]
 
 try:
     import triton
@@ -27,3 +29,14 @@ except Exception:  # a Triton built for another torch or driver fails in many wa
             return _Unlaunchable(fn)
 
     triton, tl = _Triton(), _Language()
+
+
+@functools.cache
+def _cpu_backend() -> bool:
+    backends = getattr(getattr(triton, "backends", None), "backends", {})
+    return "cpu" in backends
+
+
+def launches(tensor) -> bool:
+    """Whether kernels run where a tensor lies: on GPUs, and on CPUs that Triton has a backend for."""
+    return tensor.is_cuda or (tensor.is_cpu and _cpu_backend())

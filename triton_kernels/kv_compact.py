@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import tl, triton
+from ._triton import launches, tl, triton
 
 # Units of eight bytes or of one element that one program moves per accepted node.
 UNITS = 512
@@ -122,5 +122,5 @@ def kv_compact(caches: CacheTable, block_table: Tensor, base: Tensor, nodes: Ten
     accepted nodes in ascending order with nodes[r, k - 1] >= k, as tree_accept gives them, anything after the first
     lengths[r]; lengths [R] int32. Requests must not share the blocks written to.
     """
-    compact = kv_compact_triton if block_table.is_cuda else kv_compact_torch
+    compact = kv_compact_triton if launches(block_table) else kv_compact_torch
     compact(caches, block_table, base, nodes, lengths)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import tl, triton
+from ._triton import launches, tl, triton
 
 # Rows of hidden states per tile, hidden dimensions per loop step of the scores, output columns per program of the pooling.
 ROWS, STEP, COLUMNS = 32, 64, 64
@@ -171,5 +171,5 @@ contiguous along D;
     cu_seqlens [S + 1] int32, span s owning rows cu_seqlens[s] to cu_seqlens[s + 1] (equal: no row of it in this chunk).
     Scores and sums are float32. Returns a new state; the one given is left as it was.
     """
-    compress = latent_compress_triton if hidden.is_cuda else latent_compress_torch
+    compress = latent_compress_triton if launches(hidden) else latent_compress_torch
     return compress(queries, hidden, cu_seqlens, state)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import tl, triton
+from ._triton import launches, tl, triton
 
 
 class Acceptance(NamedTuple):
@@ -100,5 +100,5 @@ def tree_accept(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tens
     cu_nodes [R + 1] int32, request r owning nodes cu_nodes[r] to cu_nodes[r + 1], at least the root; max_num_nodes: an upper
     bound of the nodes of one tree, known to the host. Of siblings that hold the same token the first counts.
     """
-    accept = tree_accept_triton if tokens.is_cuda else tree_accept_torch
+    accept = tree_accept_triton if launches(tokens) else tree_accept_torch
     return accept(tokens, parents, sampled, cu_nodes, max_num_nodes)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._softmax import absorb, choose_splits, merge_splits
-from ._triton import tl, triton
+from ._triton import launches, tl, triton
 
 MAX_NODES = 64
 
@@ -245,7 +245,7 @@ def tree_attention(
     """
     if max_num_nodes > MAX_NODES:
         raise ValueError(f"Trees of {max_num_nodes} nodes do not fit their ancestor bitmasks: the limit is {MAX_NODES}.")
-    if not query.is_cuda:
+    if not launches(query):
         return tree_attention_torch(
             query, key_cache, value_cache, block_table, context_lens, cu_nodes, ancestors, scale, out
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 METHOD = "specflash"
+# Path of the attention backend that verifies trees, as vLLM's registry wants it.
+TREE_BACKEND = "vllm_specflash.engine.v2.backend.TreeAttentionBackend"
 # The scheduler's and the rejection sampler's buffers are sized by it; vLLM itself stops at 128.
 MAX_SPECULATIVE_TOKENS = 64
 SIZINGS = ("auto", "longest")

@@ -44,6 +44,10 @@ class SpecFlashDraft(PreTrainedModel):
         """W_fc [emb(x_{t+1}); h_t] + b: two [T, D] -> u [T, D]."""
         return self.fc(torch.cat((next_token_embeddings, hidden), dim=-1))
 
+    def normed(self, u: Tensor) -> Tensor:
+        """What the attention's projections read of its inputs u [..., D]."""
+        return self.attention_norm(u) if self.config.variant == "residual" else u
+
     def layer(self, u: Tensor, positions: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
         """Attention over the compressed sequence: inputs u [T, D] at draft positions [T] -> x [T, D].
 
@@ -52,7 +56,7 @@ class SpecFlashDraft(PreTrainedModel):
         outputs are wanted: attend gets q [Q, H, Dh] and x is [Q, D].
         """
         residual = self.config.variant == "residual"
-        q, k, v = self.attention.project(self.attention_norm(u) if residual else u, positions)
+        q, k, v = self.attention.project(self.normed(u), positions)
         if rows is not None:
             q, u = q[rows], u[rows]
         attended = self.attention.output(attend(q, k, v))

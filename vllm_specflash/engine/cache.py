@@ -50,6 +50,15 @@ class DraftCache:
         """Slots per entry of the block table."""
         return self._views[2]
 
+    def rebind(self) -> None:
+        """vLLM has bound another cache: what was derived from the last one is void."""
+        self.__dict__.pop("_views", None)
+
+    def slots(self, block_table: Tensor, requests: Tensor, positions: Tensor) -> Tensor:
+        """Slots of target positions [...] of requests [...], by the batch's block table [R, max_blocks]."""
+        size = self.block_size
+        return block_table[requests, positions // size].long() * size + positions % size
+
     def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values [T, Hkv, Dh] at slots [T] int64."""
         self.keys[slots] = keys

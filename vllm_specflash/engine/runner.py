@@ -8,13 +8,12 @@ from vllm.logger import init_logger
 
 from vllm_specflash.engine.attention import (
     Verification,
-    attention_layers,
     run_trees,
     tree_impl,
     tree_metadata_builder,
 )
+from vllm_specflash.engine.attention_layers import attention_layers
 from vllm_specflash.engine.metrics import WorkerMetrics
-from vllm_specflash.engine.node_slots import to_device
 from vllm_specflash.engine.spare import with_spare_blocks
 from vllm_specflash.engine.step import Step
 from vllm_specflash.engine.verification import TreeVerification
@@ -72,6 +71,7 @@ class SpecFlashRunnerMixin:
         """Drafts may be trees from here on."""
         self.verification = self.rejection_sampler.verification = self.drafter.verification = verification
         self.rejection_sampler.stats = self.drafter.stats
+        self.drafter.core.depth = self.drafter.depth
 
     def _prepare_inputs(self, scheduler_output, num_scheduled_tokens):
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
@@ -92,7 +92,7 @@ class SpecFlashRunnerMixin:
             back[trees.rows(rows)] = trees.index - trees.depth
             # M-RoPE's three rows as well: text counts alike in all of them.
             positions = self._get_positions(len(back))
-            positions -= to_device([back], positions.device)[0]
+            positions -= torch.from_numpy(back)
 
     def _sample(self, logits, spec_decode_metadata):
         self.rejection_sampler.acceptance = None

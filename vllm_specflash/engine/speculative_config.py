@@ -8,6 +8,7 @@ from pydantic import Field, SkipValidation
 from vllm.config.speculative import SpeculativeConfig
 from vllm.config.utils import config as vllm_config_class
 from vllm.platforms import current_platform
+from vllm.triton_utils import HAS_TRITON
 
 from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft, first_sentence
 from vllm_specflash.draft.config import SpecFlashConfig
@@ -56,14 +57,14 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
     )
 
 
-def runs_trees(tree: bool | None) -> bool:
-    """Whether an engine with the option `tree` drafts trees on this platform, if its layers can run them."""
-    return tree is True and current_platform.is_cuda() or tree is not False and current_platform.is_cpu()
+def runs_v2() -> bool:
+    """Whether engines of this process run on vLLM's model runner V2: on GPUs, and on CPUs that Triton has a backend for."""
+    return not current_platform.is_cpu() or HAS_TRITON
 
 
 def _default_tokens(draft: SpecFlashConfig, options: SpecFlashOptions) -> int:
     depth = draft.semi_ar_width * draft.num_rounds
-    return max(depth, TREE_NODES) if runs_trees(options.tree) else depth
+    return depth if options.tree is False else max(depth, TREE_NODES)
 
 
 def load_draft_config(folder: Path) -> SpecFlashConfig:
