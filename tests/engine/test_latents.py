@@ -22,7 +22,7 @@ def feed(pooler, features, cuts, request="r"):
     """Feed the span in chunks ending at the given cuts; returns what the last one finished."""
     finished, first = [], 0
     for cut in [*cuts, LENGTH]:
-        chunk = SpanChunk(request, 0, START + first, START + cut, 0, START + LENGTH)
+        chunk = SpanChunk(request, 0, 0, START + first, START + cut, 0, START + LENGTH, LATENTS)
         finished = pooler.pool([chunk], features[first:cut])
         first = cut
     return finished
@@ -41,20 +41,20 @@ def test_latents_survive_chunked_prefill(pooler, features, cuts):
 
 
 def test_a_restarted_request_pools_anew(pooler, features):
-    pooler.pool([SpanChunk("r", 0, START, START + 9, 0, START + LENGTH)], features[:9] + 100)
+    pooler.pool([SpanChunk("r", 0, 0, START, START + 9, 0, START + LENGTH, LATENTS)], features[:9] + 100)
     ((_, _, latents),) = feed(pooler, features, [4])
     torch.testing.assert_close(latents, one_shot(pooler, features), rtol=1e-5, atol=1e-5)
 
 
 def test_a_span_begun_by_the_prefix_cache_pools_what_was_computed(pooler, features):
-    chunk = SpanChunk("r", 0, START + 10, START + LENGTH, 0, START + LENGTH)
+    chunk = SpanChunk("r", 0, 0, START + 10, START + LENGTH, 0, START + LENGTH, LATENTS)
     ((_, began, latents),) = pooler.pool([chunk], features[10:])
     assert began == START + 10
     torch.testing.assert_close(latents, one_shot(pooler, features[10:]), rtol=1e-5, atol=1e-5)
 
 
 def test_requests_do_not_mix_and_ended_ones_are_forgotten(pooler, features):
-    pooler.pool([SpanChunk("gone", 0, START, START + 9, 0, START + LENGTH)], features[:9] * 3)
+    pooler.pool([SpanChunk("gone", 0, 0, START, START + 9, 0, START + LENGTH, LATENTS)], features[:9] * 3)
     ((_, _, latents),) = feed(pooler, features, [11])
     torch.testing.assert_close(latents, one_shot(pooler, features), rtol=1e-5, atol=1e-5)
     pooler.forget("gone")

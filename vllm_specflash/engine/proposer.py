@@ -73,7 +73,7 @@ class SpecFlashProposer:
 
     def add_request(self, req_id: str, mm_features: list, sampling_params) -> None:
         """Note where a request's visual spans lie, and whether its drafts must be chains."""
-        if reads_drafts_in_order(sampling_params):
+        if reads_drafts_in_order(sampling_params, v1=True):
             self._chains.add(req_id)
         self._spans[req_id] = self.draft.spans_of(mm_features)
 

@@ -41,6 +41,7 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
         SpecFlashError: an unsupported target or combination, no draft, or a draft for another target.
     """
     options = SpecFlashOptions.from_user(engine_args.speculative_config)
+    options = replace(options, tree=trees_by_default() if options.tree is None else options.tree)
     _refuse_unsupported(engine_args, model_config, parallel_config)
     folder = find_draft(options, model_config.model, model_config.revision)
     draft = load_draft_config(folder)
@@ -62,9 +63,14 @@ def runs_v2() -> bool:
     return not current_platform.is_cpu() or HAS_TRITON
 
 
+def trees_by_default() -> bool:
+    """Not on V2 on CPUs: there our attention backend would take the place of vLLM's, which is the faster one."""
+    return not (current_platform.is_cpu() and runs_v2())
+
+
 def _default_tokens(draft: SpecFlashConfig, options: SpecFlashOptions) -> int:
     depth = draft.semi_ar_width * draft.num_rounds
-    return depth if options.tree is False else max(depth, TREE_NODES)
+    return max(depth, TREE_NODES) if options.tree else depth
 
 
 def load_draft_config(folder: Path) -> SpecFlashConfig:

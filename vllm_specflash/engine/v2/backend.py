@@ -68,6 +68,15 @@ class TreeAttentionImpl(TritonAttentionImpl):
         )
         return output
 
+    def do_kv_cache_update(self, layer, key, value, kv_cache, slot_mapping):
+        if key.is_cuda:
+            return super().do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)
+        # vLLM's kernel for it asks for a GPU's properties.
+        kept = slot_mapping >= 0
+        slots, rows = slot_mapping[kept], kept.nonzero()[:, 0]
+        for cache, new in zip(keys_and_values(kv_cache), (key, value)):
+            cache[slots // cache.shape[1], slots % cache.shape[1]] = new[rows]
+
     def fused_output_quant_supported(self, quant_key) -> bool:
         # Rows of trees would have to be quantised like the others.
         return False
