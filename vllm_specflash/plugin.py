@@ -212,14 +212,16 @@ def _allow_async_scheduling(post_init):
     @functools.wraps(post_init)
     def wrapped(self):
         if not _is_ours(self) or not self.use_v2_model_runner:
-            return post_init(self)
+            post_init(self)
+            return
         from vllm.config import vllm as module
 
         methods = module.NgramGPUTypes
         module.NgramGPUTypes = Literal[(*get_args(methods), self.speculative_config.method)]
         try:
-            return post_init(self)
+            post_init(self)
         finally:
             module.NgramGPUTypes = methods
+        self.speculative_config.size_by_vllm(self)
 
     return wrapped

@@ -15,6 +15,7 @@ from vllm_specflash.engine.draft_model import NO_SPANS, LoadedDraft
 from vllm_specflash.engine.latents import SpanPooler, chunks_of
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.v2.counters import DeviceCounters
 from vllm_specflash.engine.v2.graphs import DraftGraphs
 from vllm_specflash.engine.v2.slots import SlotTables
 from vllm_specflash.tree.calibration import DeviceCalibration
@@ -50,7 +51,7 @@ class SpecFlashSpeculator(BaseSpeculator):
         self.enable_adaptive_verification = config.enable_adaptive_verification
         self.max_num_reqs = vllm_config.scheduler_config.max_num_seqs
         self.width = self.num_speculative_tokens + 1
-        self.stats = DraftStats()
+        self.stats, self.counters = DraftStats(), DeviceCounters(device)
         # Until the runner has found that its attention verifies trees, all drafts are chains.
         self.runs_trees = False
         self.acceptance: Acceptance | None = None
@@ -128,17 +129,36 @@ class SpecFlashSpeculator(BaseSpeculator):
             return drafts
         if not self.draft.cache.allocated:
             return drafts
-        self._commit(input_batch, slot_mappings, num_sampled)
-        torch.index_select(
-            last_hidden_states, 0, self.committed.source[: input_batch.num_tokens], out=self.hidden[: input_batch.num_tokens]
-        )
-        self._pool(input_batch, last_hidden_states)
-        if not self.graphs.replay(input_batch):
-            self.draft_step(input_batch.num_tokens, requests)
+        try:
+            self._draft(input_batch, slot_mappings, last_hidden_states, num_sampled)
+        except Exception:
+            # Ranks that share a target have to see the same drafts: where there are several, none may go on alone.
+            if self.draft.ranks.count > 1:
+                raise
+            self._draft_nothing(input_batch)
         self.acceptance = None
         self.stats.steps += 1
         self.stats.proposed_tokens += requests * self.num_speculative_tokens
         return drafts
+
+    def _draft(
+        self, batch: InputBatch, slot_mappings: dict[str, Tensor], hidden_states: Tensor, num_sampled: Tensor
+    ) -> None:
+        rows = batch.num_tokens
+        self._commit(batch, slot_mappings, num_sampled)
+        torch.index_select(hidden_states, 0, self.committed.source[:rows], out=self.hidden[:rows])
+        self._pool(batch, hidden_states)
+        if not self.graphs.replay(batch):
+            self.draft_step(rows, batch.num_reqs)
+
+    def _draft_nothing(self, batch: InputBatch) -> None:
+        """After an error: placeholders whose tokens nobody can accept. A draft never breaks an answer."""
+        if not self.stats.errors:
+            logger.exception("SpecFLASH could not draft; answers are unaffected, only slower. Please report this.")
+        self.stats.errors += 1
+        self.tables.trees.parents.index_fill_(0, batch.idx_mapping.long(), -1)
+        self.tables.given.index_fill_(0, batch.idx_mapping.long(), torch.nan)
+        self.drafts[: batch.num_reqs].zero_()
 
     def _commit(self, batch: InputBatch, slot_mappings: dict[str, Tensor], num_sampled: Tensor) -> None:
         """What the step committed, into the persistent rows."""

@@ -36,7 +36,9 @@ class SpecFlashWorkerMixin:
 
     def specflash_stats(self) -> dict[str, float]:
         """Counters of the draft side since the last call (engine/stats.py)."""
-        return self.model_runner.speculator.stats.take()
+        speculator = self.model_runner.speculator
+        speculator.counters.fill(speculator.stats, wait=True)
+        return speculator.stats.take()
 
 
 class SpecFlashGPUModelRunner(SpecFlashRunnerMixin, model_runner.GPUModelRunner):
