@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import launches, tl, triton
+from ._triton import launch, launches, tl, triton
 
 # vLLM never hands out block 0: what is written to its first slot is read by nobody.
 NULL_SLOT = 0
@@ -129,7 +129,8 @@ def commit_rows_triton(
 ) -> None:  # fmt: skip
     """Launcher of the kernel."""
     block = min(256, triton.next_power_of_2(max(16, most_rows)))
-    commit_rows_kernel[(slot_of.shape[0], triton.cdiv(most_rows, block))](
+    launch(
+        commit_rows_kernel, (slot_of.shape[0], triton.cdiv(most_rows, block)),
         slot_of, row_bounds, node_bounds, seq_lens, sampled, nodes, lengths, tokens, slot_mapping, *spans, *out,
         0 if nodes is None else nodes.stride(0), tokens.stride(0), spans.start.stride(0), tokens.shape[1], vocab_size,
         HAS_NODES=nodes is not None, BLOCK=block, num_warps=1,
