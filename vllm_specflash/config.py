@@ -31,21 +31,21 @@ class SpecFlashOptions:
     model: str | None = option(None, "Draft checkpoint: a folder or a hub id. Default: the target's `specflash/` folder.")
     num_speculative_tokens: int | None = option(
         None,
-        "Most drafted tokens per request and step. Default: 16 where trees run; otherwise what the draft was trained for, "
+        "Most drafted tokens per request and step. Default: 16 with trees; otherwise what the draft was trained for, "
         "K tokens times its rounds.",
     )
     tree: bool | None = option(
         None,
         "Draft trees, K tokens times the draft's rounds deep, where the request's settings allow it; false: chains, as long as "
-        "num_speculative_tokens says. Default: trees on CPUs, chains on GPUs.",
+        "num_speculative_tokens says. Default: true, but on CPUs that Triton has a backend for.",
     )
     sizing: str = option(
         "auto",
-        "Size of each draft: 'auto' weighs every token's chance against what the batch's step costs, measured once "
-        "at start; 'longest' always drafts as much as min_confidence allows.",
+        "Size of each draft: 'auto' weighs chances of acceptance against what the batch's step costs, measured once "
+        "at start; 'longest' always drafts as much as it may.",
     )
     min_confidence: float = option(
-        0.02, "Tokens whose chance of being accepted, as the draft sees it, falls below this are not drafted."
+        0.02, "Tokens whose chance of being accepted, as the draft sees it, falls below this are not drafted. On CPUs without Triton."
     )
     revision: str | None = option(None, "Hub revision of the draft.")
     check_target_name: bool = option(True, "Refuse a draft that was trained for a target of another name.")
