@@ -4,7 +4,9 @@ A CPU user without a working Triton runs the torch paths only. The stand-in's `j
 and launching it says what is missing.
 """
 
-__all__ = ["tl", "triton"]
+from torch._subclasses.fake_tensor import FakeTensor
+
+__all__ = ["launch", "tl", "triton"]
 
 try:
     import triton
@@ -23,7 +25,17 @@ except Exception:  # a Triton built for another torch or driver fails in many wa
 
     class _Triton:
         @staticmethod
-        def jit(fn):
-            return _Unlaunchable(fn)
+        def jit(fn=None, **options):
+            return _Unlaunchable if fn is None else _Unlaunchable(fn)
 
     triton, tl = _Triton(), _Language()
+
+
+def launch(kernel, grid: tuple[int, ...], *arguments, **constants) -> None:
+    """Start a kernel over a grid; an empty grid starts nothing.
+
+    Nor do fake tensors: the launchers allocate what they return, so a dry run under FakeTensorMode knows all shapes without
+    a GPU, and fails where a launcher would wait for a device's values.
+    """
+    if 0 not in grid and not isinstance(arguments[0], FakeTensor):
+        kernel[grid](*arguments, **constants)
