@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import launches, tl, triton
+from ._triton import launch, launches, tl, triton
 
 # vLLM never hands out block 0: what is written to its first slot is read by nobody.
 NULL_SLOT = 0
@@ -126,7 +126,7 @@ def commit_rows_triton(
     vocab_size: int, most_rows: int, out: CommittedRows,
 ) -> None:  # fmt: skip
     """Launcher of the kernel."""
-    commit_rows_kernel[(slot_of.shape[0], triton.cdiv(most_rows, BLOCK))](
+    launch(commit_rows_kernel, (slot_of.shape[0], triton.cdiv(most_rows, BLOCK)),
         slot_of, row_bounds, node_bounds, seq_lens, sampled, nodes, lengths, tokens, slot_mapping, *spans, *out,
         0 if nodes is None else nodes.stride(0), tokens.stride(0), spans.start.stride(0), tokens.shape[1], vocab_size,
         HAS_NODES=nodes is not None, BLOCK=BLOCK, num_warps=1,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import launches, tl, triton
+from ._triton import launch, launches, tl, triton
 
 
 class Acceptance(NamedTuple):
@@ -99,7 +99,7 @@ def tree_accept_triton(
         torch.full((requests, max_num_nodes), -1, dtype=torch.int64, device=tokens.device),
     )
     if requests:
-        tree_accept_kernel[(requests,)](
+        launch(tree_accept_kernel, (requests,),
             tokens, parents, sampled, cu_nodes, *out, counters, out.nodes.stride(0), out.tokens.stride(0),
             COUNTS=counters is not None, BLOCK=triton.next_power_of_2(max_num_nodes), num_warps=1,
         )  # fmt: skip
