@@ -34,7 +34,7 @@ from vllm_specflash.train.simulate import Acceptance, drafted, walk
 from vllm_specflash.train.vocabulary import choose_vocabulary, target_to_draft
 
 # Of each kind: pictures to train on, and held out.
-COUNTS = {"sheet": (220, 24), "scene": (120, 24), "clip": (40, 12)}
+COUNTS = {"sheet": (150, 20), "scene": (80, 16), "clip": (24, 8)}
 WARMUP = 30
 
 
