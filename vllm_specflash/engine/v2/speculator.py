@@ -62,7 +62,8 @@ class SpecFlashSpeculator(BaseSpeculator):
         self.draft = draft = LoadedDraft(self.vllm_config, target)
         self.hidden_size, self.vocab_size = draft.config.hidden_size, draft.config.target_vocab_size
         trained = draft.config.semi_ar_width * draft.config.num_rounds
-        depth = self.num_speculative_tokens if self.options.tree is False else min(self.num_speculative_tokens, trained)
+        asked = self.num_speculative_tokens
+        depth = min(asked, trained) if self.vllm_config.speculative_config.trees else asked
         self.core = DraftingCore(
             draft.model, draft.lm_head, draft.embed, draft.cache, depth, self.num_speculative_tokens,
             self.vllm_config.model_config.max_model_len,
