@@ -63,6 +63,11 @@ class DenseDraft:
             pixels = {name: features[name] for name in family.pixel_names}
         return Sample("finished", "chat", ids, 1, spans, pixels, True)
 
+    def says(self, finished: Finished) -> list[int]:
+        """The target's own greedy answer, each token given those before it."""
+        hidden = self.target.hidden_states([self.sample(finished)])[0]
+        return (hidden[finished.prompt_length - 1 : -1] @ self.target.lm_head.T).argmax(-1).tolist()
+
     def rows(self, finished: Finished) -> int:
         """Of its compressed sequence."""
         return collate([self.sample(finished)], self.num_latents, self.width).draft_length

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dense import DenseDraft, Finished, apart
-from engines import greedy
+from engines import draft_stats, greedy
 from recorder import Recorder
 
 
@@ -31,19 +31,28 @@ def listen(llm, prompts: list, max_tokens: int, truth: Iterable[Finished] = (), 
     """Answer prompts greedily, and hear what the draft says meanwhile.
 
     Args:
-        truth: the same requests, answered: drafts are then trees with their tokens on a side path.
+        prompts: one may be a function of the requests finished before it.
+        truth: the first of these requests, answered: their drafts are then trees with those tokens on a side path.
         one_by_one: each prompt after the one before it has been answered.
+
+    Raises:
+        AssertionError: a step failed to draft.
     """
-    recorder = Recorder(llm, dict(enumerate(request.token_ids for request in truth)))
-    params = greedy(max_tokens, ignore_eos=True)
-    batches = [[prompt] for prompt in prompts] if one_by_one else [prompts]
-    outputs = [output for batch in batches for output in llm.generate(batch, params, use_tqdm=False)]
-    finished = []
-    for prompt, output in zip(prompts, outputs, strict=True):
-        images = prompt.get("multi_modal_data", {}).get("image", []) if isinstance(prompt, dict) else []
-        tokens = [*output.prompt_token_ids, *output.outputs[0].token_ids]
-        finished.append(Finished(tokens, len(output.prompt_token_ids), images))
+    finished, params = [], greedy(max_tokens, ignore_eos=True)
+    with Recorder(llm, dict(enumerate(request.token_ids for request in truth))) as recorder:
+        for batch in [[prompt] for prompt in prompts] if one_by_one else [prompts]:
+            batch = [prompt(finished) if callable(prompt) else prompt for prompt in batch]
+            for prompt, output in zip(batch, llm.generate(batch, params, use_tqdm=False), strict=True):
+                images = prompt.get("multi_modal_data", {}).get("image", []) if isinstance(prompt, dict) else []
+                tokens = [*output.prompt_token_ids, *output.outputs[0].token_ids]
+                finished.append(Finished(tokens, len(output.prompt_token_ids), images))
+    assert draft_stats(llm).get("errors", 0) == 0
     return Heard(finished, [recorder.said[number] for number in range(len(prompts))], recorder.side_paths)
+
+
+def cache_hits(llm) -> int:
+    """Tokens that vLLM took from its prefix cache so far."""
+    return sum(m.value for m in llm.get_metrics() if m.name == "vllm:prefix_cache_hits")
 
 
 def furthest(heard: Heard, dense: DenseDraft) -> float:

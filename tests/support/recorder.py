@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import torch
 from engines import runner
+from pytest import MonkeyPatch
 from torch import Tensor
 
 from vllm_specflash.draft.candidates import Candidates
@@ -12,7 +13,9 @@ from vllm_specflash.triton_kernels.best_tree import best_tree
 
 
 class Recorder:
-    """Listens to the drafting core of an engine in this process, on either model runner.
+    """Listens, as a context, to the drafting core of an engine in this process, on either model runner.
+
+    Requests are numbered from 0 in the order in which the context adds them.
 
     Args:
         llm: the engine.
@@ -28,11 +31,20 @@ class Recorder:
         self.runner, self.truth = runner(llm), truth or {}
         self.said: dict[int, dict[int, list[Candidates]]] = defaultdict(lambda: defaultdict(list))
         self.side_paths = 0
-        drafter = getattr(self.runner, "drafter", None)
-        self.v1 = drafter is not None
-        self.drafter = drafter if self.v1 else self.runner.speculator
-        self._propose, self._ask = self.drafter.propose, self.drafter.core.propose
-        self.drafter.propose, self.drafter.core.propose = self._step, self._asked
+        self._number = llm.request_counter.counter
+        self.v1 = hasattr(self.runner, "drafter")
+        self.drafter = self.runner.drafter if self.v1 else self.runner.speculator
+        self._patches = MonkeyPatch()
+
+    def __enter__(self) -> "Recorder":
+        core = self.drafter.core
+        self._propose, self._ask = self.drafter.propose, core.propose
+        self._patches.setattr(self.drafter, "propose", self._step)
+        self._patches.setattr(core, "propose", self._asked)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._patches.undo()
 
     def _step(self, batch, *args, **kwargs):
         """vLLM's call; what a request's newest position is, is read from vLLM's own account of it."""
@@ -63,13 +75,13 @@ class Recorder:
         if not queries.visible[row]:
             return None
         request, = (self.tables == queries.block_table[row]).all(1).nonzero().flatten().tolist()
-        return int(self.req_ids[request].split("-")[0]), self.lengths[request] - 2
+        return int(self.req_ids[request].split("-")[0]) - self._number, self.lengths[request] - 2
 
     def _told(self, proposal: Proposal, queries: Queries, asked: list[tuple[int, int] | None]) -> Proposal:
         """The same, with the known answers' tokens on the second branch of three trees in four."""
         tokens, first, following = (part.clone() for part in proposal.candidates)
         for row, who in enumerate(asked):
-            if who is None or who[1] % 4 == 0:
+            if who is None or who[0] not in self.truth or who[1] % 4 == 0:
                 continue
             true = self.truth[who[0]][who[1] + 2 :][: tokens.shape[1]]
             tokens[row, : len(true), 1] = torch.tensor(true)
