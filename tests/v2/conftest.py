@@ -8,9 +8,53 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 v2.use_interpreter()
 
 import pytest  # noqa: E402
+from engines import answers, greedy, mixed_prompts  # noqa: E402
+from tiny_models import draft_for, tiny_llava  # noqa: E402
+
+# The three that take most of an interpreted step; test_kernels.py runs them too.
+SLOW = ("tree_attention", "draft_attention", "best_tree")
+TOKENS = 32
 
 
-@pytest.fixture(autouse=True)
-def v2_engines(monkeypatch):
-    v2.keep_async_scheduling(monkeypatch)
-    v2.without_sorting_kernel(monkeypatch)
+@pytest.fixture(scope="session", autouse=True)
+def v2_engines():
+    with pytest.MonkeyPatch.context() as patch, v2.torch_paths(*SLOW):
+        v2.keep_async_scheduling(patch)
+        v2.without_sorting_kernel(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory):
+    return tiny_llava(tmp_path_factory.mktemp("targets") / "tiny-llava")
+
+
+@pytest.fixture(scope="session")
+def drafts(llava, tmp_path_factory):
+    """Drafts for the tiny LLaVA by name."""
+    root = tmp_path_factory.mktemp("drafts")
+    return {
+        "knowing": draft_for(llava, root / "knowing", knowing=True),
+        "random": draft_for(llava, root / "random", transition_rank=4, draft_vocab_size=40, num_rounds=2, semi_ar_width=3),
+        "nan": draft_for(llava, root / "nan", nan=True),
+        "plain": draft_for(llava, root / "plain", variant="plain", num_latents=32),
+    }
+
+
+@pytest.fixture(scope="session")
+def plain_answers(v2_engines, llava):
+    """What plain vLLM says to the mixed prompts."""
+    with v2.engine(llava) as llm:
+        return answers(llm, mixed_prompts(), greedy(TOKENS))
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    return v2.Moves(monkeypatch)
+
+
+@pytest.fixture
+def misranking(monkeypatch, moves):
+    """Drafts whose side paths carry the truth; what moved is counted."""
+    v2.misrank(monkeypatch)
+    return moves
