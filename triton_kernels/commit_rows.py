@@ -60,10 +60,6 @@ class CommittedRows(NamedTuple):
             torch.zeros(requests, dtype=torch.int32, device=device),
         )
 
-    def cut(self, rows: int, requests: int) -> "CommittedRows":
-        """Views of the first `rows` rows and `requests` requests."""
-        return CommittedRows(*(part[:rows] for part in self[:4]), *(part[:requests] for part in self[4:]))
-
 
 @triton.jit
 def commit_rows_kernel(

@@ -44,6 +44,9 @@ def register() -> None:
     VllmConfig._get_v2_model_runner_unsupported_features = _support_v2(VllmConfig._get_v2_model_runner_unsupported_features)
     VllmConfig.__post_init__ = _allow_async_scheduling(VllmConfig.__post_init__)
     setattr(EngineArgs, _MARK, True)
+    if "vllm.v1.engine.core" in sys.modules:
+        # An engine's own process: it was made to run just this module.
+        _measure_before_scheduling()
 
 
 def _hide_own_kernels_from_probes() -> None:
@@ -85,6 +88,7 @@ def _choose_worker(create_engine_config):
             self.speculative_config = _merged_config(self)
             self.spec_method = self.spec_model = self.spec_tokens = None
             self.worker_cls = _worker_class(self.worker_cls)
+            _measure_before_scheduling()
             if self.speculative_config.get("tree") is not False:
                 if not current_platform.is_cpu():
                     select_tree_attention(self)
@@ -93,6 +97,27 @@ def _choose_worker(create_engine_config):
         return create_engine_config(self, *args, **kwargs)
 
     return wrapped
+
+
+def _measure_before_scheduling() -> None:
+    """vLLM's scheduler reads how many tokens to draft by batch size when it is made, which is once the workers are warm."""
+    from vllm.v1.engine.core import EngineCore
+
+    initialize = EngineCore._initialize_kv_caches
+    if hasattr(initialize, _MARK):
+        return
+
+    @functools.wraps(initialize)
+    def wrapped(self, vllm_config):
+        kv_cache_config = initialize(self, vllm_config)
+        config = vllm_config.speculative_config
+        # Engines that share their requests may not draft different lengths; vLLM has no schedule for them.
+        if _is_ours(vllm_config) and vllm_config.use_v2_model_runner and vllm_config.parallel_config.data_parallel_size == 1:
+            config.num_speculative_tokens_per_batch_size = self.model_executor.collective_rpc("specflash_schedule")[0]
+        return kv_cache_config
+
+    setattr(wrapped, _MARK, True)
+    EngineCore._initialize_kv_caches = wrapped
 
 
 def _carry_options(create_speculative_config):
@@ -212,14 +237,16 @@ def _allow_async_scheduling(post_init):
     @functools.wraps(post_init)
     def wrapped(self):
         if not _is_ours(self) or not self.use_v2_model_runner:
-            return post_init(self)
+            post_init(self)
+            return
         from vllm.config import vllm as module
 
         methods = module.NgramGPUTypes
         module.NgramGPUTypes = Literal[(*get_args(methods), self.speculative_config.method)]
         try:
-            return post_init(self)
+            post_init(self)
         finally:
             module.NgramGPUTypes = methods
+        self.speculative_config.size_by_vllm(self)
 
     return wrapped

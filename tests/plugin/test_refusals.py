@@ -12,7 +12,7 @@ from vllm.engine.arg_utils import EngineArgs
 
 from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft
 from vllm_specflash.engine import speculative_config as refusals
-from vllm_specflash.engine.proposer import load_draft
+from vllm_specflash.engine.draft_model import load_draft
 from vllm_specflash.engine.target import embed_tokens, lm_head_rows
 
 
@@ -155,6 +155,7 @@ SUPPORTED_PARALLEL = {"pipeline_parallel_size": 1, "tensor_parallel_size": 1, "d
         ({}, {"use_mla": True}, {}, "targets with multi-head latent attention"),
         ({}, {"runner_type": "pooling"}, {}, "pooling models: leave speculative_config out"),
         ({"kv_cache_dtype": "fp8"}, {}, {}, "a KV cache of type fp8: leave kv_cache_dtype at 'auto'"),
+        ({}, {}, {"prefill_context_parallel_size": 2}, "prefill context parallelism: set prefill_context_parallel_size to 1"),
     ],
 )
 def test_unsupported_combination(engine, model, parallel, says):
@@ -165,6 +166,40 @@ def test_unsupported_combination(engine, model, parallel, says):
             SimpleNamespace(**{**SUPPORTED_PARALLEL, **parallel}),
         )
     assert f"SpecFLASH does not support {says}" in one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "engine, model, parallel, says",
+    [
+        ({"kv_transfer_config": object()}, {}, {}, "KV connectors: leave kv_transfer_config"),
+        ({"kv_offloading_size": 4.0}, {}, {}, "KV connectors"),
+        ({}, {}, {"enable_batch_sharded_sampling": True}, "batch-sharded sampling: set enable_batch_sharded_sampling to false"),
+        ({}, {}, {"use_ubatching": True}, "dual batch overlap"),
+        ({}, {"return_sampling_mask": True}, {}, "sampling masks: set return_sampling_mask to false"),
+        ({}, {"enable_trace_replay": True}, {}, "trace replay"),
+        ({"watermark_config": object()}, {}, {}, "watermarking: leave watermark_config out"),
+        ({}, {"is_mm_prefix_lm": True}, {}, "targets that attend to images in both directions"),
+    ],
+)
+def test_unsupported_on_model_runner_v2(engine, model, parallel, says, monkeypatch):
+    parts = [
+        SimpleNamespace(**engine),
+        SimpleNamespace(**{**SUPPORTED_MODEL, **model}),
+        SimpleNamespace(**{**SUPPORTED_PARALLEL, **parallel}),
+    ]
+    refusals._refuse_unsupported(*parts)
+    monkeypatch.setattr(refusals, "runs_v2", lambda: True)
+    with pytest.raises(SpecFlashError) as error:
+        refusals._refuse_unsupported(*parts)
+    assert f"SpecFLASH does not support {says}" in one_sentence(error)
+
+
+@pytest.mark.parametrize("layout", ["LHBNC", "BLHNC", "BLNHC", "BHLNC"])
+def test_a_layout_that_the_drafts_pages_cannot_take(text_target, monkeypatch, layout):
+    monkeypatch.setenv("VLLM_KV_CACHE_LAYOUT", layout)
+    with pytest.raises(SpecFlashError) as error:
+        EngineArgs(str(text_target), speculative_config="specflash").create_engine_config()
+    assert f"does not support the KV cache layout {layout}: unset VLLM_KV_CACHE_LAYOUT" in one_sentence(error)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class LeadingTrees:
     Attributes:
         rows: of the step; persistent.
         count, num_rows: how many requests, and their rows.
-        max_num_rows: of any of them.
+        max_num_rows: no request of them has more.
         rest: metadata of the other requests; None where there are none.
     """
 
@@ -96,6 +96,11 @@ class TreeMetadataBuilder(TritonAttentionMetadataBuilder):
     def get_cudagraph_support(cls, vllm_config, kv_cache_spec) -> AttentionCGSupport:
         return AttentionCGSupport.UNIFORM_BATCH
 
+    @classmethod
+    def get_varlen_cudagraph_max_query_len(cls, vllm_config, kv_cache_spec) -> int:
+        # Our kernel reads how many rows a request has on the device: what adaptive verification trims there, it sees.
+        return vllm_config.speculative_config.num_speculative_tokens + 1
+
     def build(self, common_prefix_len, common_attn_metadata, *args, **kwargs):
         metadata = super().build(common_prefix_len, common_attn_metadata, *args, **kwargs)
         metadata.trees = self._leading_trees(common_attn_metadata) if self.rows is not None else None
@@ -107,11 +112,13 @@ class TreeMetadataBuilder(TritonAttentionMetadataBuilder):
         count = leading(lengths, self.width)
         if not count:
             return None
+        # Not the longest of `lengths`: adaptive verification may give a request more rows than the host believes.
+        most = min(common.max_query_len, self.width)
         if count == common.num_reqs:
-            return LeadingTrees(self.rows, count, common.num_actual_tokens, int(lengths.max()), None)
+            return LeadingTrees(self.rows, count, common.num_actual_tokens, most, None)
         rows = int(bounds[count])
         rest = super().build(0, after(common, count, rows))
-        return LeadingTrees(self.rows, count, rows, int(lengths[:count].max()), rest)
+        return LeadingTrees(self.rows, count, rows, most, rest)
 
 
 class TreeAttentionBackend(TritonAttentionBackend):

@@ -16,6 +16,9 @@ from vllm_specflash.triton_kernels.tree_rows import tree_rows
 
 logger = init_logger("vllm.specflash")
 
+# Metrics are published once in so many steps.
+STEPS_PER_REPORT = 32
+
 
 class SpecFlashRunnerMixin:
     """Goes before vLLM's V2 GPUModelRunner, or its CPU one, in the bases."""
@@ -34,7 +37,9 @@ class SpecFlashRunnerMixin:
         super().load_model(*args, **kwargs)
         speculator = self.speculator
         speculator.load(self.model)
-        self.rejection_sampler = TreeVerifier.replacing(self.rejection_sampler, speculator.rows, speculator.width)
+        self.rejection_sampler = TreeVerifier.replacing(
+            self.rejection_sampler, speculator.rows, speculator.width, speculator.counters.totals
+        )
         self._orders_all = bool(self.model_config.logits_processors)
         self._shift_mrope()
 
@@ -118,3 +123,10 @@ class SpecFlashRunnerMixin:
             )  # fmt: skip
         return output
 
+    def sample_tokens(self, *args, **kwargs):
+        output = super().sample_tokens(*args, **kwargs)
+        speculator = self.speculator
+        if self.metrics is not None and speculator.stats.steps % STEPS_PER_REPORT == 0:
+            speculator.counters.fill(speculator.stats)
+            self.metrics.publish(speculator.stats)
+        return output
