@@ -55,6 +55,36 @@ def torch_paths(*operations: str):
         yield
 
 
+def take_integer_masks(monkeypatch) -> None:
+    """As compiled kernels do; vLLM's kernel for grammars stores by one."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    store = InterpreterBuilder.create_masked_store
+
+    def masked(self, pointers, value, mask, cache_policy=None, *rest):
+        mask.data = mask.data.astype(bool)
+        return store(self, pointers, value, mask, cache_policy, *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_store", masked)
+
+
+def torch_prompts(monkeypatch) -> None:
+    """The same for vLLM's own attention over the rows of prompts; the kernel has tests of its own there."""
+    from vllm.v1.attention.backends import triton_attn
+
+    def attended(*, q, k, v, out, cu_seqlens_q, seqused_k, softmax_scale, block_table, **_):
+        bounds = cu_seqlens_q.tolist()
+        for request, (begin, end) in enumerate(zip(bounds, bounds[1:])):
+            length = int(seqused_k[request])
+            keys, values = (cache[block_table[request].long()].flatten(0, 1)[:length].transpose(0, 1) for cache in (k, v))
+            seen = torch.ones(end - begin, length, dtype=torch.bool).tril(length - (end - begin))
+            out[begin:end] = torch.nn.functional.scaled_dot_product_attention(
+                q[begin:end].transpose(0, 1), keys, values, seen, scale=softmax_scale, enable_gqa=True
+            ).transpose(0, 1)
+
+    monkeypatch.setattr(triton_attn, "unified_attention", attended)
+
+
 @contextmanager
 def engine(target: Path, draft: Path | None = None, draft_options: dict | None = None, **overrides):
     """engines.engine, on Model Runner V2 and with asynchronous scheduling."""
@@ -64,37 +94,18 @@ def engine(target: Path, draft: Path | None = None, draft_options: dict | None =
     with engines.engine(target, draft, options, **{"block_size": 32, **overrides}) as llm:
         config = llm.llm_engine.vllm_config
         assert config.use_v2_model_runner and config.scheduler_config.async_scheduling
+        speculator = None
         if draft is not None and overrides.get("tensor_parallel_size", 1) == 1:
-            assert engines.runner(llm).speculator.runs_trees == (options.get("tree") is not False)
+            speculator = engines.runner(llm).speculator
+            assert speculator.runs_trees == (options.get("tree") is not False)
         yield llm
+        if speculator is not None:
+            assert speculator.stats.errors == 0
 
 
 def metric(llm, name: str) -> int:
     """Of vLLM's own, since the engine started."""
     return sum(m.value for m in llm.get_metrics() if m.name == f"vllm:{name}")
-
-
-class Moves:
-    """How much of what was accepted lay beside the first path, by request and step.
-
-    Attributes:
-        accepted, moved: drafted tokens, and those of them whose keys and values had to move.
-    """
-
-    def __init__(self, monkeypatch):
-        from vllm_specflash.engine.v2 import runner
-
-        self.accepted = self.moved = 0
-        compact = runner.kv_compact
-
-        def counting(caches, block_table, base, nodes, lengths):
-            k = torch.arange(1, nodes.shape[1] + 1)
-            walked = k <= lengths[:, None]
-            self.accepted += int(walked.sum())
-            self.moved += int((walked & (nodes != k)).sum())
-            compact(caches, block_table, base, nodes, lengths)
-
-        monkeypatch.setattr(runner, "kv_compact", counting)
 
 
 def misrank(monkeypatch) -> None:

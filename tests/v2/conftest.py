@@ -11,9 +11,8 @@ import pytest  # noqa: E402
 from engines import answers, greedy, mixed_prompts  # noqa: E402
 from tiny_models import draft_for, tiny_llava  # noqa: E402
 
-# The three that take most of an interpreted step; test_kernels.py runs them too.
+# These take most of an interpreted step; test_kernels.py runs them too.
 SLOW = ("tree_attention", "draft_attention", "best_tree")
-TOKENS = 32
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,6 +20,8 @@ def v2_engines():
     with pytest.MonkeyPatch.context() as patch, v2.torch_paths(*SLOW):
         v2.keep_async_scheduling(patch)
         v2.without_sorting_kernel(patch)
+        v2.take_integer_masks(patch)
+        v2.torch_prompts(patch)
         yield
 
 
@@ -45,16 +46,19 @@ def drafts(llava, tmp_path_factory):
 def plain_answers(v2_engines, llava):
     """What plain vLLM says to the mixed prompts."""
     with v2.engine(llava) as llm:
-        return answers(llm, mixed_prompts(), greedy(TOKENS))
+        return answers(llm, mixed_prompts(), greedy(32))
 
 
 @pytest.fixture
-def moves(monkeypatch):
-    return v2.Moves(monkeypatch)
-
-
-@pytest.fixture
-def misranking(monkeypatch, moves):
-    """Drafts whose side paths carry the truth; what moved is counted."""
+def misranking(monkeypatch):
+    """Drafts whose side paths carry the truth: KV moves in most steps."""
     v2.misrank(monkeypatch)
-    return moves
+
+
+@pytest.fixture
+def vllms_kernels(monkeypatch):
+    """vLLM's attention over prompts by its own kernel after all."""
+    from vllm.v1.attention.backends import triton_attn
+    from vllm.v1.attention.ops.triton_unified_attention import unified_attention
+
+    monkeypatch.setattr(triton_attn, "unified_attention", unified_attention)
