@@ -68,7 +68,7 @@ class SpecFlashSpeculator(BaseSpeculator):
             draft.model, draft.lm_head, draft.embed, draft.cache, depth, self.num_speculative_tokens,
             self.vllm_config.model_config.max_model_len,
         )  # fmt: skip
-        self.pooler = SpanPooler(draft.model.compressor.queries)
+        self.pooler = SpanPooler(draft.model.compressor)
         self._allocate(depth)
 
     def _allocate(self, depth: int) -> None:
