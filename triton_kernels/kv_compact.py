@@ -108,9 +108,8 @@ def kv_compact_triton(caches: CacheTable, block_table: Tensor, base: Tensor, nod
     head_units = head_dim * caches.caches[0].element_size() // caches.unit
     units = num_kv_heads * head_units
     block = min(UNITS, triton.next_power_of_2(units))
-    if nodes.shape[1]:
-        launch(
-            kv_compact_kernel, (triton.cdiv(units, block), lengths.shape[0], len(caches.caches)),
+    if lengths.shape[0] and nodes.shape[1]:
+        launch(kv_compact_kernel, (triton.cdiv(units, block), lengths.shape[0], len(caches.caches)),
             caches.table, block_table, base, nodes, lengths, block_table.stride(0), nodes.stride(0),
             BLOCK_SIZE=block_size, HEAD_UNITS=head_units, ROW_UNITS=units, UNIT=caches.unit, UNITS=block, num_warps=4,
         )  # fmt: skip

@@ -98,10 +98,11 @@ def tree_accept_triton(
         torch.full((requests, max_num_nodes - 1), -1, dtype=torch.int32, device=tokens.device),
         torch.full((requests, max_num_nodes), -1, dtype=torch.int64, device=tokens.device),
     )
-    launch(
-        tree_accept_kernel, (requests,), tokens, parents, sampled, cu_nodes, *out, counters, out.nodes.stride(0),
-        out.tokens.stride(0), COUNTS=counters is not None, BLOCK=triton.next_power_of_2(max_num_nodes), num_warps=1,
-    )  # fmt: skip
+    if requests:
+        launch(tree_accept_kernel, (requests,),
+            tokens, parents, sampled, cu_nodes, *out, counters, out.nodes.stride(0), out.tokens.stride(0),
+            COUNTS=counters is not None, BLOCK=triton.next_power_of_2(max_num_nodes), num_warps=1,
+        )  # fmt: skip
     return out
 
 
