@@ -19,11 +19,16 @@ arch, cases = int(sys.argv[1]), json.loads(sys.argv[2])
 print(json.dumps([asdict(usage) | {"fits": usage.fits} for usage in report([arch], cases)]))
 """
 KERNELS = {
+    "best_tree_kernel",
     "draft_attention_kernel",
+    "keep_tree_kernel",
     "kv_compact_kernel",
     "merge_splits_kernel",
+    "pair_chances_kernel",
     "pool_kernel",
+    "rope_store_kernel",
     "scores_kernel",
+    "slot_queries_kernel",
     "tree_accept_kernel",
     "tree_attention_kernel",
 }
