@@ -82,7 +82,7 @@ def counting() -> Iterator[KernelCounter]:
 def decode_step(requests: int, context: int, nodes: int) -> dict[str, KernelCounter]:
     """What the parts of a step launch on a GPU: "prepare", "verify" and "draft"."""
     counters = {}
-    with mock.patch.object(verifier, "get_num_sampled_and_rejected", _as_vllm):
+    with mock.patch.object(verifier, "get_num_sampled_and_rejected", as_vllm):
         step = DecodeStep("meta", default_draft(SMALL), requests, nodes, context)
         parts: dict[str, Callable[[], None]] = {"prepare": step.prepare, "verify": step.verify, "draft": step.draft}
         for name, part in parts.items():
@@ -94,7 +94,7 @@ def decode_step(requests: int, context: int, nodes: int) -> dict[str, KernelCoun
     return counters
 
 
-def _as_vllm(num_sampled: torch.Tensor, *_) -> tuple[torch.Tensor, torch.Tensor]:
+def as_vllm(num_sampled: torch.Tensor, *_) -> tuple[torch.Tensor, torch.Tensor]:
     """vLLM's own launch, which plain speculation has too."""
     return num_sampled, num_sampled
 
