@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_specflash.draft import SpecFlashDraft
@@ -37,7 +36,7 @@ def draft_candidates(
     for drafted in range(0, depth, per_round):
         # Whole again where it was cut: a matrix product over a view with gaps takes many times as long on CPUs.
         hidden = model.predict(x)[:, : depth - drafted].contiguous()
-        rounds.append(candidates_of(model, F.linear(hidden, lm_head), width))
+        rounds.append(candidates_of(model, hidden, lm_head, width))
         if drafted + per_round < depth:
             u = model.fuse(embed(rounds[-1].chain().flatten()).to(hidden.dtype), hidden.flatten(0, 1))
             positions = next_position[:, None] + torch.arange(drafted, drafted + per_round, device=x.device)
