@@ -16,7 +16,7 @@ class LossOptions:
     """Weights of the losses and noise on the inputs."""
 
     smooth_l1: float = field(default=1.0, metadata={"help": "Weight of SmoothL1 on the hidden states."})
-    cross_entropy: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy (METHOD.md: 0.1)."})
+    cross_entropy: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy (the paper: 0.1)."})
     offset_decay: float = field(default=0.8, metadata={"help": "Offset i weighs this to the power i - 1."})
     top: int = field(default=8, metadata={"help": "Best tokens of each target distribution that the softmax is over."})
     negatives: int = field(default=1024, metadata={"help": "Random other tokens in the softmax; 0: all tokens."})
