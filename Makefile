@@ -10,7 +10,7 @@ UV := $(VENV)/bin/uv --quiet
 # Compiled modules are kept on first import: each vLLM engine process would otherwise compile thousands anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo docs test compat clean
+.PHONY: setup demo docs figures test compat clean
 
 setup: $(READY)
 
@@ -36,6 +36,10 @@ test: $(READY)
 # Pages in build/site, warnings as errors.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict $(ARGS)
+
+# Figures in README and on pages, from the records in docs/results; `make test` fails where they differ.
+figures: $(READY)
+	$(VENV)/bin/python docs/hooks/figures.py
 
 # Needs the network once per vLLM release checked; says so and skips without it.
 compat: $(READY)

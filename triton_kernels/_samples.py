@@ -1,7 +1,7 @@
 """Inputs of every op at serving shapes: what the compile report compiles for and the benchmark measures.
 
 Shapes are those of targets this package is for: heads, KV heads and head size of Qwen2.5-VL-7B (28, 4, 128), LLaVA-1.5-7B
-(32, 32, 128), a Gemma-like wide head (8, 4, 256) and SmolLM2-135M (9, 3, 64).
+(32, 32, 128), a Gemma-like wide head (8, 4, 256), a Falcon-like single KV head (40, 1, 128) and SmolLM2-135M (9, 3, 64).
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .best_tree import BINS
+from .draft_attention import SpanTable
 from .kv_compact import CacheTable, cache_table
 from .latent_compress import CompressState
 
@@ -26,6 +28,7 @@ class Heads:
 QWEN = Heads("Qwen2.5-VL-7B", 28, 4, 128)
 LLAVA = Heads("LLaVA-1.5-7B", 32, 32, 128)
 WIDE = Heads("wide heads", 8, 4, 256)
+FALCON = Heads("Falcon-like single KV head", 40, 1, 128)
 SMOL = Heads("SmolLM2-135M", 9, 3, 64)
 
 
@@ -58,25 +61,43 @@ def tree_attention_inputs(
 
 
 def draft_attention_inputs(
-    heads: Heads, requests: int, rows: int, slots: int, extra: int, dtype: torch.dtype, device: str
+    heads: Heads, requests: int, visible: int, spans: int, extra: int, dtype: torch.dtype, device: str, block_size: int = 16
 ) -> dict:
-    """Arguments of draft_attention: a few rows per request over scattered slots."""
-    cache = torch.randn(requests * slots, 2, heads.num_kv_heads, heads.head_dim, device=device).to(dtype)
+    """Arguments of draft_attention: every request the same size, with spans of 500 hidden positions at its beginning."""
+    pages = -(-(visible + 500 * spans) // block_size)
+    shape = (requests * pages * block_size, 2, heads.num_kv_heads, heads.head_dim)
+    cache = torch.randn(shape, device=device).to(dtype)
     args = dict(
-        query=torch.randn(requests * rows, heads.num_heads, heads.head_dim, device=device).to(dtype),
+        query=torch.randn(requests, heads.num_heads, heads.head_dim, device=device).to(dtype),
         key_cache=cache[:, 0],
         value_cache=cache[:, 1],
-        slots=torch.randperm(requests * slots, device=device).view(requests, slots),
-        visible=(torch.arange(rows, device=device) + slots - rows + 1).int().repeat(requests),
-        cu_q=(torch.arange(requests + 1, device=device) * rows).int(),
+        block_table=torch.randperm(requests * pages, device=device).view(requests, pages).int(),
+        block_size=block_size,
+        visible=torch.full((requests,), visible, dtype=torch.int32, device=device),
+        spans=SpanTable(
+            torch.arange(spans, dtype=torch.int32, device=device).repeat(requests, 1),
+            torch.full((requests, spans), 500, dtype=torch.int32, device=device),
+        ),
         scale=heads.head_dim**-0.5,
-        max_rows=rows,
+        max_visible=visible,
     )
     if extra:
         shape = (2, requests, extra, heads.num_kv_heads, heads.head_dim)
         args["extra_key"], args["extra_value"] = torch.randn(shape, device=device).to(dtype)
-        args["extra_visible"] = torch.full((requests * rows,), extra, dtype=torch.int32, device=device)
     return args
+
+
+def best_tree_inputs(requests: int, levels: int, candidates: int, nodes: int, device: str) -> dict:
+    """Arguments of best_tree: chances of a draft that is fairly sure of itself."""
+    following = (3 * torch.randn(requests, levels - 1, candidates, candidates, device=device)).softmax(-1)
+    return dict(
+        first=(3 * torch.randn(requests, candidates, device=device)).softmax(-1),
+        following=following,
+        num_nodes=nodes,
+        deepest=torch.full((requests,), levels, dtype=torch.int32, device=device),
+        chain=torch.zeros(requests, dtype=torch.bool, device=device),
+        ratio=torch.ones(BINS + 1, device=device),
+    )
 
 
 def latent_compress_inputs(

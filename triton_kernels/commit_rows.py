@@ -15,10 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import launches, tl, triton
+from ._triton import launch, launches, tl, triton
 
 # vLLM never hands out block 0: what is written to its first slot is read by nobody.
 NULL_SLOT = 0
+# Rows per program: one size for decodes and prompts, so that no prompt ever waits for a kernel to be compiled.
+BLOCK = 64
 
 
 class SlotSpans(NamedTuple):
@@ -59,10 +61,6 @@ class CommittedRows(NamedTuple):
             torch.zeros(requests, dtype=torch.int64, device=device),
             torch.zeros(requests, dtype=torch.int32, device=device),
         )
-
-    def cut(self, rows: int, requests: int) -> "CommittedRows":
-        """Views of the first `rows` rows and `requests` requests."""
-        return CommittedRows(*(part[:rows] for part in self[:4]), *(part[:requests] for part in self[4:]))
 
 
 @triton.jit
@@ -128,11 +126,10 @@ def commit_rows_triton(
     vocab_size: int, most_rows: int, out: CommittedRows,
 ) -> None:  # fmt: skip
     """Launcher of the kernel."""
-    block = min(256, triton.next_power_of_2(max(16, most_rows)))
-    commit_rows_kernel[(slot_of.shape[0], triton.cdiv(most_rows, block))](
+    launch(commit_rows_kernel, (slot_of.shape[0], triton.cdiv(most_rows, BLOCK)),
         slot_of, row_bounds, node_bounds, seq_lens, sampled, nodes, lengths, tokens, slot_mapping, *spans, *out,
         0 if nodes is None else nodes.stride(0), tokens.stride(0), spans.start.stride(0), tokens.shape[1], vocab_size,
-        HAS_NODES=nodes is not None, BLOCK=block, num_warps=1,
+        HAS_NODES=nodes is not None, BLOCK=BLOCK, num_warps=1,
     )  # fmt: skip
 
 

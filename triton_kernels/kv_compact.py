@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import launches, tl, triton
+from ._triton import launch, launches, tl, triton
 
 # Units of eight bytes or of one element that one program moves per accepted node.
 UNITS = 512
@@ -109,7 +109,7 @@ def kv_compact_triton(caches: CacheTable, block_table: Tensor, base: Tensor, nod
     units = num_kv_heads * head_units
     block = min(UNITS, triton.next_power_of_2(units))
     if lengths.shape[0] and nodes.shape[1]:
-        kv_compact_kernel[(triton.cdiv(units, block), lengths.shape[0], len(caches.caches))](
+        launch(kv_compact_kernel, (triton.cdiv(units, block), lengths.shape[0], len(caches.caches)),
             caches.table, block_table, base, nodes, lengths, block_table.stride(0), nodes.stride(0),
             BLOCK_SIZE=block_size, HEAD_UNITS=head_units, ROW_UNITS=units, UNIT=caches.unit, UNITS=block, num_warps=4,
         )  # fmt: skip

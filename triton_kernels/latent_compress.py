@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import launches, tl, triton
+from ._triton import launch, launches, tl, triton
 
 # Rows of hidden states per tile, hidden dimensions per loop step of the scores, output columns per program of the pooling.
 ROWS, STEP, COLUMNS = 32, 64, 64
@@ -148,7 +148,7 @@ def latent_compress_triton(queries: Tensor, hidden: Tensor, cu_seqlens: Tensor, 
     parts = min(MAX_PARTS, triton.cdiv(size, STEP), triton.cdiv(ENOUGH_PROGRAMS, max(1, row_tiles * latent_tiles)))
     scores = hidden.new_empty(parts, latents, rows, dtype=torch.float32)
     if rows:
-        scores_kernel[(row_tiles, latent_tiles, parts)](
+        launch(scores_kernel, (row_tiles, latent_tiles, parts),
             queries, hidden, scores, rows, queries.stride(0), hidden.stride(0),
             M=latents, D=size, BLOCK_M=block_m, ROWS=ROWS, STEP=STEP, num_warps=4, num_stages=2,
         )  # fmt: skip
@@ -156,7 +156,7 @@ def latent_compress_triton(queries: Tensor, hidden: Tensor, cu_seqlens: Tensor, 
     if spans:
         # With 64 latents the pooling would spill on sm_80; the second tile finds the hidden states in L2.
         pool_m = min(block_m, 32)
-        pool_kernel[(triton.cdiv(size, COLUMNS), triton.cdiv(latents, pool_m), spans)](
+        launch(pool_kernel, (triton.cdiv(size, COLUMNS), triton.cdiv(latents, pool_m), spans),
             scores, hidden, cu_seqlens, *state, *out, rows, parts, hidden.stride(0),
             M=latents, D=size, BLOCK_M=pool_m, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4, num_stages=2,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import launches, tl, triton
+from ._triton import launch, launches, tl, triton
 
 
 class TreeTables(NamedTuple):
@@ -106,7 +106,7 @@ def tree_rows_triton(
     """Launcher of the kernel."""
     width = tables.parents.shape[1]
     out.back.zero_()
-    tree_rows_kernel[(slot_of.shape[0],)](
+    launch(tree_rows_kernel, (slot_of.shape[0],),
         slot_of, row_bounds, node_bounds, seq_lens, prompt_lens, positions, *tables, *out,
         tables.parents.stride(0), width, BLOCK=triton.next_power_of_2(width), num_warps=1,
     )  # fmt: skip

@@ -274,6 +274,7 @@ V2_NAMES = (
     Name(
         "vllm.v1.worker.gpu.model_runner", "GPUModelRunner.sample", ("hidden_states", "input_batch", "grammar_output")
     ),
+    Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.sample_tokens"),
     Name("vllm.v1.worker.gpu.model_states.interface", "ModelState.prepare_inputs", ("input_batch", "req_states")),
     Name(
         "vllm.v1.worker.gpu.input_batch", "InputBatch",

@@ -10,11 +10,19 @@ import functools
 import importlib.util
 import logging
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Literal, get_args
 
 from vllm_specflash import compat
-from vllm_specflash.config import METHOD, TREE_BACKEND, SpecFlashError, names_specflash
+from vllm_specflash.config import (
+    METHOD,
+    TREE_BACKEND,
+    SpecFlashError,
+    is_draft,
+    names_specflash,
+    refuse_almost_specflash,
+)
 
 logger = logging.getLogger("vllm.specflash")
 
@@ -44,6 +52,9 @@ def register() -> None:
     VllmConfig._get_v2_model_runner_unsupported_features = _support_v2(VllmConfig._get_v2_model_runner_unsupported_features)
     VllmConfig.__post_init__ = _allow_async_scheduling(VllmConfig.__post_init__)
     setattr(EngineArgs, _MARK, True)
+    if "vllm.v1.engine.core" in sys.modules:
+        # An engine's own process: it was made to run just this module.
+        _measure_before_scheduling()
 
 
 def _hide_own_kernels_from_probes() -> None:
@@ -66,7 +77,18 @@ def _accept_bare_word(add_cli_args):
         actions = {flag: action for action in parser._actions for flag in action.option_strings}
         config = actions["--speculative-config"]
         json_type = config.type
-        config.type = lambda text: {"method": METHOD} if text.strip() == METHOD else json_type(text)
+
+        def read(text: str):
+            if text.strip() == METHOD:
+                return {"method": METHOD}
+            try:
+                refuse_almost_specflash(text)
+            except SpecFlashError as error:
+                # What argparse says without a list of its own types before it.
+                raise ArgumentTypeError(str(error)) from None
+            return json_type(text)
+
+        config.type = read
         method = actions.get("--spec-method")
         if method is not None and method.choices is not None:
             method.choices = [*method.choices, METHOD]
@@ -78,6 +100,7 @@ def _accept_bare_word(add_cli_args):
 def _choose_worker(create_engine_config):
     @functools.wraps(create_engine_config)
     def wrapped(self, *args, **kwargs):
+        _refuse_almost_specflash(self)
         if _asks_for_specflash(self):
             # Imported here, as below.
             from vllm.platforms import current_platform
@@ -85,6 +108,7 @@ def _choose_worker(create_engine_config):
             self.speculative_config = _merged_config(self)
             self.spec_method = self.spec_model = self.spec_tokens = None
             self.worker_cls = _worker_class(self.worker_cls)
+            _measure_before_scheduling()
             if self.speculative_config.get("tree") is not False:
                 if not current_platform.is_cpu():
                     select_tree_attention(self)
@@ -93,6 +117,27 @@ def _choose_worker(create_engine_config):
         return create_engine_config(self, *args, **kwargs)
 
     return wrapped
+
+
+def _measure_before_scheduling() -> None:
+    """vLLM's scheduler reads how many tokens to draft by batch size when it is made, which is once the workers are warm."""
+    from vllm.v1.engine.core import EngineCore
+
+    initialize = EngineCore._initialize_kv_caches
+    if hasattr(initialize, _MARK):
+        return
+
+    @functools.wraps(initialize)
+    def wrapped(self, vllm_config):
+        kv_cache_config = initialize(self, vllm_config)
+        config = vllm_config.speculative_config
+        # Engines that share their requests may not draft different lengths; vLLM has no schedule for them.
+        if _is_ours(vllm_config) and vllm_config.use_v2_model_runner and vllm_config.parallel_config.data_parallel_size == 1:
+            config.num_speculative_tokens_per_batch_size = self.model_executor.collective_rpc("specflash_schedule")[0]
+        return kv_cache_config
+
+    setattr(wrapped, _MARK, True)
+    EngineCore._initialize_kv_caches = wrapped
 
 
 def _carry_options(create_speculative_config):
@@ -140,8 +185,16 @@ def _backend_name(choice) -> str | None:
     return None if choice is None else getattr(choice, "name", str(choice)).upper()
 
 
+def _refuse_almost_specflash(engine_args) -> None:
+    given = engine_args.speculative_config
+    method, model = (given.get("method"), given.get("model")) if isinstance(given, dict) else (given, None)
+    refuse_almost_specflash(method, model)
+    refuse_almost_specflash(getattr(engine_args, "spec_method", None), getattr(engine_args, "spec_model", None))
+
+
 def _asks_for_specflash(engine_args) -> bool:
-    return names_specflash(engine_args.speculative_config) or getattr(engine_args, "spec_method", None) == METHOD
+    method, model = getattr(engine_args, "spec_method", None), getattr(engine_args, "spec_model", None)
+    return names_specflash(engine_args.speculative_config) or method == METHOD or method is None and is_draft(model)
 
 
 def _merged_config(engine_args) -> dict:
@@ -212,14 +265,16 @@ def _allow_async_scheduling(post_init):
     @functools.wraps(post_init)
     def wrapped(self):
         if not _is_ours(self) or not self.use_v2_model_runner:
-            return post_init(self)
+            post_init(self)
+            return
         from vllm.config import vllm as module
 
         methods = module.NgramGPUTypes
         module.NgramGPUTypes = Literal[(*get_args(methods), self.speculative_config.method)]
         try:
-            return post_init(self)
+            post_init(self)
         finally:
             module.NgramGPUTypes = methods
+        self.speculative_config.size_by_vllm(self)
 
     return wrapped

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization
 
 from vllm_specflash.draft.attention import DraftAttention
-from vllm_specflash.draft.compressor import LatentCompressor
+from vllm_specflash.draft.compressor import LatentCompressor, compressor_of
 from vllm_specflash.draft.config import SpecFlashConfig
 from vllm_specflash.draft.head import SemiARHead, Transition
 
@@ -26,7 +26,7 @@ class SpecFlashDraft(PreTrainedModel):
     def __init__(self, config: SpecFlashConfig):
         super().__init__(config)
         size = config.hidden_size
-        self.compressor = LatentCompressor(config.num_latents, size)
+        self.compressor = compressor_of(config)
         self.fc = nn.Linear(2 * size, size)
         self.attention = DraftAttention(config)
         self.head = SemiARHead(size, config.semi_ar_width, config.head_expansion)
@@ -81,7 +81,7 @@ class SpecFlashDraft(PreTrainedModel):
         """Called by transformers for modules that no checkpoint filled."""
         std = self.config.initializer_range
         if isinstance(module, LatentCompressor):
-            initialization.normal_(module.queries, std=std)
+            module.initialise(std)
         elif isinstance(module, Transition):
             initialization.normal_(module.previous, std=std)
             # Zero, so that an untrained term changes nothing.

@@ -44,9 +44,12 @@ class SpecFlashRunnerMixin:
         """vLLM's, with blocks of our own at the end that its scheduler never hears of."""
         spare = self.num_spare_blocks
         if not spare:
-            return super().initialize_kv_cache(kv_cache_config, *args, **kwargs)
+            super().initialize_kv_cache(kv_cache_config, *args, **kwargs)
+            self.drafter.cache.rebind()
+            return
         known = kv_cache_config.num_blocks
         super().initialize_kv_cache(with_spare_blocks(kv_cache_config, spare), *args, **kwargs)
+        self.drafter.cache.rebind()
         # The draft's own layer is written and read by the draft alone.
         layers = [
             layer

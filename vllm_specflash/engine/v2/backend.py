@@ -36,14 +36,14 @@ class LeadingTrees:
     Attributes:
         rows: of the step; persistent.
         count, num_rows: how many requests, and their rows.
-        max_num_rows: of any of them.
+        width: W; no request of them has more rows.
         rest: metadata of the other requests; None where there are none.
     """
 
     rows: TreeRows
     count: int
     num_rows: int
-    max_num_rows: int
+    width: int
     rest: object | None
 
 
@@ -64,7 +64,8 @@ class TreeAttentionImpl(TritonAttentionImpl):
             trees.rows.ancestors[:n],
             self.scale,
             out=output[:n].view(n, self.num_heads, self.head_size),
-            max_num_nodes=trees.max_num_rows,
+            # Not what this batch has at most: every other bound would be a kernel of its own, compiled inside a request.
+            max_num_nodes=trees.width,
         )
         return output
 
@@ -96,6 +97,11 @@ class TreeMetadataBuilder(TritonAttentionMetadataBuilder):
     def get_cudagraph_support(cls, vllm_config, kv_cache_spec) -> AttentionCGSupport:
         return AttentionCGSupport.UNIFORM_BATCH
 
+    @classmethod
+    def get_varlen_cudagraph_max_query_len(cls, vllm_config, kv_cache_spec) -> int:
+        # Our kernel reads how many rows a request has on the device: what adaptive verification trims there, it sees.
+        return vllm_config.speculative_config.num_speculative_tokens + 1
+
     def build(self, common_prefix_len, common_attn_metadata, *args, **kwargs):
         metadata = super().build(common_prefix_len, common_attn_metadata, *args, **kwargs)
         metadata.trees = self._leading_trees(common_attn_metadata) if self.rows is not None else None
@@ -108,10 +114,10 @@ class TreeMetadataBuilder(TritonAttentionMetadataBuilder):
         if not count:
             return None
         if count == common.num_reqs:
-            return LeadingTrees(self.rows, count, common.num_actual_tokens, int(lengths.max()), None)
+            return LeadingTrees(self.rows, count, common.num_actual_tokens, self.width, None)
         rows = int(bounds[count])
         rest = super().build(0, after(common, count, rows))
-        return LeadingTrees(self.rows, count, rows, int(lengths[:count].max()), rest)
+        return LeadingTrees(self.rows, count, rows, self.width, rest)
 
 
 class TreeAttentionBackend(TritonAttentionBackend):

@@ -16,6 +16,9 @@ from vllm_specflash.triton_kernels.tree_rows import tree_rows
 
 logger = init_logger("vllm.specflash")
 
+# Metrics are published once in so many steps.
+STEPS_PER_REPORT = 32
+
 
 class SpecFlashRunnerMixin:
     """Goes before vLLM's V2 GPUModelRunner, or its CPU one, in the bases."""
@@ -34,7 +37,9 @@ class SpecFlashRunnerMixin:
         super().load_model(*args, **kwargs)
         speculator = self.speculator
         speculator.load(self.model)
-        self.rejection_sampler = TreeVerifier.replacing(self.rejection_sampler, speculator.rows, speculator.width)
+        self.rejection_sampler = TreeVerifier.replacing(
+            self.rejection_sampler, speculator.rows, speculator.width, speculator.counters.totals
+        )
         self._orders_all = bool(self.model_config.logits_processors)
         self._shift_mrope()
 
@@ -57,7 +62,8 @@ class SpecFlashRunnerMixin:
         groups = self.kv_cache_config.kv_cache_groups
         own = next(i for i, group in enumerate(groups) if cache.layer_name in group.layer_names)
         speculator.block_table = self.block_tables.input_block_tables[own]
-        why_not = "the option `tree` says so" if speculator.options.tree is False else obstacle(self.vllm_config, cache.layer)
+        wanted = self.speculative_config.trees
+        why_not = obstacle(self.vllm_config, cache.layer) if wanted else "the option `tree` says so"
         if why_not is None and len(groups) > 1:
             why_not = "the target has several groups of KV cache"
         speculator.runs_trees = why_not is None
@@ -118,3 +124,10 @@ class SpecFlashRunnerMixin:
             )  # fmt: skip
         return output
 
+    def sample_tokens(self, *args, **kwargs):
+        output = super().sample_tokens(*args, **kwargs)
+        speculator = self.speculator
+        if self.metrics is not None and speculator.stats.steps % STEPS_PER_REPORT == 0:
+            speculator.counters.fill(speculator.stats)
+            self.metrics.publish(speculator.stats)
+        return output

@@ -15,6 +15,7 @@ from vllm_specflash.engine.draft_model import NO_SPANS, LoadedDraft
 from vllm_specflash.engine.latents import SpanPooler, chunks_of
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.v2.counters import DeviceCounters
 from vllm_specflash.engine.v2.graphs import DraftGraphs
 from vllm_specflash.engine.v2.slots import SlotTables
 from vllm_specflash.tree.calibration import DeviceCalibration
@@ -50,7 +51,7 @@ class SpecFlashSpeculator(BaseSpeculator):
         self.enable_adaptive_verification = config.enable_adaptive_verification
         self.max_num_reqs = vllm_config.scheduler_config.max_num_seqs
         self.width = self.num_speculative_tokens + 1
-        self.stats = DraftStats()
+        self.stats, self.counters = DraftStats(), DeviceCounters(device)
         # Until the runner has found that its attention verifies trees, all drafts are chains.
         self.runs_trees = False
         self.acceptance: Acceptance | None = None
@@ -61,12 +62,13 @@ class SpecFlashSpeculator(BaseSpeculator):
         self.draft = draft = LoadedDraft(self.vllm_config, target)
         self.hidden_size, self.vocab_size = draft.config.hidden_size, draft.config.target_vocab_size
         trained = draft.config.semi_ar_width * draft.config.num_rounds
-        depth = self.num_speculative_tokens if self.options.tree is False else min(self.num_speculative_tokens, trained)
+        asked = self.num_speculative_tokens
+        depth = min(asked, trained) if self.vllm_config.speculative_config.trees else asked
         self.core = DraftingCore(
             draft.model, draft.lm_head, draft.embed, draft.cache, depth, self.num_speculative_tokens,
             self.vllm_config.model_config.max_model_len,
         )  # fmt: skip
-        self.pooler = SpanPooler(draft.model.compressor.queries)
+        self.pooler = SpanPooler(draft.model.compressor)
         self._allocate(depth)
 
     def _allocate(self, depth: int) -> None:
@@ -117,9 +119,10 @@ class SpecFlashSpeculator(BaseSpeculator):
         *args,
         dummy_run: bool = False,
         is_profile: bool = False,
+        num_speculative_tokens: int | None = None,
         **kwargs,
     ) -> Tensor:
-        """Drafts [R, n] int64 for the R requests of the step."""
+        """Drafts [R, n] int64 for the R requests of the step, of which vLLM will verify num_speculative_tokens."""
         requests = input_batch.num_reqs
         drafts = self.drafts[:requests]
         if dummy_run:
@@ -128,17 +131,46 @@ class SpecFlashSpeculator(BaseSpeculator):
             return drafts
         if not self.draft.cache.allocated:
             return drafts
-        self._commit(input_batch, slot_mappings, num_sampled)
-        torch.index_select(
-            last_hidden_states, 0, self.committed.source[: input_batch.num_tokens], out=self.hidden[: input_batch.num_tokens]
-        )
-        self._pool(input_batch, last_hidden_states)
-        if not self.graphs.replay(input_batch):
-            self.draft_step(input_batch.num_tokens, requests)
+        try:
+            self._draft(input_batch, slot_mappings, last_hidden_states, num_sampled, num_speculative_tokens != 0)
+        except Exception:
+            # Ranks that share a target have to see the same drafts: where there are several, none may go on alone.
+            if self.draft.ranks.count > 1:
+                raise
+            self._draft_nothing(input_batch)
         self.acceptance = None
         self.stats.steps += 1
-        self.stats.proposed_tokens += requests * self.num_speculative_tokens
+        wanted = self.num_speculative_tokens if num_speculative_tokens is None else num_speculative_tokens
+        self.stats.paused_steps += not wanted
+        self.stats.proposed_tokens += requests * wanted
         return drafts
+
+    def _draft(
+        self, batch: InputBatch, slot_mappings: dict[str, Tensor], hidden_states: Tensor, num_sampled: Tensor, wanted: bool
+    ) -> None:
+        rows = batch.num_tokens
+        self._commit(batch, slot_mappings, num_sampled)
+        torch.index_select(hidden_states, 0, self.committed.source[:rows], out=self.hidden[:rows])
+        self._pool(batch, hidden_states)
+        if not wanted:
+            self.core.remember(self._committed_rows(rows))
+        elif not self.graphs.replay(batch):
+            self.draft_step(rows, batch.num_reqs)
+
+    def _committed_rows(self, num_rows: int) -> Rows:
+        committed = self.committed
+        return Rows(
+            self.hidden[:num_rows], committed.next_tokens[:num_rows], committed.positions[:num_rows], committed.slots[:num_rows]
+        )
+
+    def _draft_nothing(self, batch: InputBatch) -> None:
+        """After an error: placeholders whose tokens nobody can accept. A draft never breaks an answer."""
+        if not self.stats.errors:
+            logger.exception("SpecFLASH could not draft; answers are unaffected, only slower. Please report this.")
+        self.stats.errors += 1
+        self.tables.trees.parents.index_fill_(0, batch.idx_mapping.long(), -1)
+        self.tables.given.index_fill_(0, batch.idx_mapping.long(), torch.nan)
+        self.drafts[: batch.num_reqs].zero_()
 
     def _commit(self, batch: InputBatch, slot_mappings: dict[str, Tensor], num_sampled: Tensor) -> None:
         """What the step committed, into the persistent rows."""
@@ -166,13 +198,13 @@ class SpecFlashSpeculator(BaseSpeculator):
 
     def draft_step(self, num_rows: int, requests: int) -> None:
         """From the persistent rows to `drafts` and the trees of the requests' slots; what CUDA graphs capture."""
-        committed, tables = self.committed.cut(num_rows, requests), self.tables
+        committed, tables = self.committed, self.tables
         slot_of = self.slot_of[:requests]
         seen, deepest, chain = tables.queries(slot_of)
         proposal = self.core.propose(
-            Rows(self.hidden[:num_rows], committed.next_tokens, committed.positions, committed.slots),
+            self._committed_rows(num_rows),
             Queries(
-                committed.query_rows, committed.visible, self.block_table[:requests], seen, deepest, chain
+                committed.query_rows[:requests], committed.visible[:requests], self.block_table[:requests], seen, deepest, chain
             ),
             self.calibration.ratio,
         )  # fmt: skip

@@ -8,6 +8,7 @@ from vllm_specflash.compat import V2_NAMES
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.v2.runner import SpecFlashRunnerMixin
+from vllm_specflash.engine.v2.schedule import measured_schedule
 from vllm_specflash.engine.worker import replaced, require_engine_names
 
 
@@ -34,9 +35,18 @@ class SpecFlashWorkerMixin:
             self.model_runner.metrics = WorkerMetrics(self.vllm_config)
         return result
 
+    def specflash_schedule(self) -> list[tuple[int, int, int]] | None:
+        """How many tokens to draft by batch size; None where vLLM shares a step's rows itself, or the user wants the most."""
+        config = self.vllm_config.speculative_config
+        if config.specflash.sizing != "auto" or getattr(config, "enable_adaptive_verification", False):
+            return None
+        return measured_schedule(self.model_runner)
+
     def specflash_stats(self) -> dict[str, float]:
         """Counters of the draft side since the last call (engine/stats.py)."""
-        return self.model_runner.speculator.stats.take()
+        speculator = self.model_runner.speculator
+        speculator.counters.fill(speculator.stats, wait=True)
+        return speculator.stats.take()
 
 
 class SpecFlashGPUModelRunner(SpecFlashRunnerMixin, model_runner.GPUModelRunner):
@@ -46,7 +56,7 @@ class SpecFlashGPUModelRunner(SpecFlashRunnerMixin, model_runner.GPUModelRunner)
 class SpecFlashGPUWorker(SpecFlashWorkerMixin, gpu_worker.Worker):
     def init_device(self) -> None:
         self.require_v2()
-        if self.vllm_config.speculative_config.specflash.tree is not False:
+        if self.vllm_config.speculative_config.trees:
             plugin.register_tree_attention()
         # init_device imports the class by name when it runs.
         with replaced(model_runner, "GPUModelRunner", SpecFlashGPUModelRunner):
