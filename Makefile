@@ -31,7 +31,11 @@ demo: $(READY)
 	$(VENV)/bin/specflash demo
 
 test: $(READY)
-	$(VENV)/bin/pytest --ignore=tests/compat $(ARGS)
+	$(VENV)/bin/pytest --ignore=tests/compat --ignore=tests/v2 $(ARGS)
+
+# The engine on model runner V2, all kernels in Triton's interpreter: a process of its own, since vLLM decides on import.
+v2: $(READY)
+	$(VENV)/bin/pytest tests/v2 $(ARGS)
 
 # Pages in build/site, warnings as errors.
 docs: $(READY)
