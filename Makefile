@@ -10,7 +10,7 @@ UV := $(VENV)/bin/uv --quiet
 # Compiled modules are kept on first import: each vLLM engine process would otherwise compile thousands anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo docs figures pythons test compat clean
+.PHONY: setup demo docs figures pythons test v2 compat clean
 
 setup: $(READY)
 
