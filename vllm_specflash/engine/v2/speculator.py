@@ -15,6 +15,7 @@ from vllm_specflash.engine.draft_model import NO_SPANS, LoadedDraft
 from vllm_specflash.engine.latents import SpanPooler, chunks_of
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.engine.v2.counters import DeviceCounters
 from vllm_specflash.engine.v2.graphs import DraftGraphs
 from vllm_specflash.engine.v2.slots import SlotTables
@@ -240,7 +241,7 @@ class SpecFlashSpeculator(BaseSpeculator):
         if len(latents.positions):
             spans = SpanBatch([self._spans.get(req_id, NO_SPANS) for req_id in batch.req_ids])
             requests, at, positions = (
-                torch.from_numpy(part).to(self.device, non_blocking=True)
+                to_device(part, self.device)
                 for part in (latents.requests, latents.positions, spans.draft_positions(latents.requests, latents.positions))
             )
             self.core.remember_latents(latents.rows, positions, self.draft.cache.slots(self.block_table, requests, at))
