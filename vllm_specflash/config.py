@@ -12,8 +12,8 @@ from typing import Any
 METHOD = "specflash"
 # Path of the attention backend that verifies trees, as vLLM's registry wants it.
 TREE_BACKEND = "vllm_specflash.engine.v2.backend.TreeAttentionBackend"
-# The scheduler's and the rejection sampler's buffers are sized by it; vLLM itself stops at 128.
-MAX_SPECULATIVE_TOKENS = 64
+# A tree and its root fit the 64 bits of an ancestor mask; vLLM itself stops at 128.
+MAX_SPECULATIVE_TOKENS = 63
 SIZINGS = ("auto", "longest")
 # How alike a word must be to be taken for a misspelt "specflash"; vLLM's nearest method, "dflash", is 0.67 alike.
 ALMOST = 0.8
