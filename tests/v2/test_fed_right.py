@@ -1,6 +1,9 @@
 """The draft is fed right on Model Runner V2 (tests/engine/test_fed_right.py has the same for V1, and what the words mean)."""
 
+from contextlib import contextmanager
+
 import pytest
+import v2
 from dense import TOLERANCE, DenseDraft
 from engines import engine, noise_image, with_images
 from feeding import cache_hits, furthest, listen
@@ -15,8 +18,15 @@ PROMPTS = [
 ]
 
 
+@contextmanager
 def v2_engine(target, draft, **overrides):
-    return engine(target, draft, TREES, **overrides)
+    """For fixtures of a module as well, which come before the patches that every test here gets."""
+    with pytest.MonkeyPatch.context() as patches:
+        v2.keep_async_scheduling(patches)
+        v2.without_sorting_kernel(patches)
+        with engine(target, draft, TREES, **overrides) as llm:
+            assert llm.llm_engine.vllm_config.scheduler_config.async_scheduling
+            yield llm
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +48,6 @@ def dense(target, draft):
 def plainly(target, draft):
     """The prompts in one batch, with the draft's own trees."""
     with v2_engine(target, draft) as llm:
-        assert llm.llm_engine.vllm_config.scheduler_config.async_scheduling
         return listen(llm, PROMPTS, TOKENS)
 
 
