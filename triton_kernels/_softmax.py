@@ -9,7 +9,7 @@ import functools
 import torch
 from torch import Tensor
 
-from ._triton import launch, launches, tl, triton
+from ._triton import launch, tl, triton
 
 # Programs per multiprocessor that splitting aims at: enough to hide memory latency without a long merge.
 WAVES = 2

@@ -15,10 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import launches, tl, triton
+from ._triton import launch, launches, tl, triton
 
 # vLLM never hands out block 0: what is written to its first slot is read by nobody.
 NULL_SLOT = 0
+# Rows per program: one size for decodes and prompts, so that no prompt ever waits for a kernel to be compiled.
+BLOCK = 64
 
 
 class SlotSpans(NamedTuple):
@@ -61,7 +63,7 @@ class CommittedRows(NamedTuple):
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_nodes", "stride_tokens", "stride_spans", "max_tokens", "vocab_size"])
 def commit_rows_kernel(
     slot_of, row_bounds, node_bounds, seq_lens, sampled, nodes, lengths, tokens, slot_mapping,
     span_count, span_start, span_end, span_hidden,
@@ -123,12 +125,11 @@ def commit_rows_triton(
     nodes: Tensor | None, lengths: Tensor | None, tokens: Tensor, slot_mapping: Tensor, spans: SlotSpans,
     vocab_size: int, most_rows: int, out: CommittedRows,
 ) -> None:  # fmt: skip
-    """Launcher of the kernel."""
-    block = min(256, triton.next_power_of_2(max(16, most_rows)))
-    commit_rows_kernel[(slot_of.shape[0], triton.cdiv(most_rows, block))](
+    """Launcher of the kernel. Compiled once with verified drafts and once without."""
+    launch(commit_rows_kernel, (slot_of.shape[0], triton.cdiv(most_rows, BLOCK)),
         slot_of, row_bounds, node_bounds, seq_lens, sampled, nodes, lengths, tokens, slot_mapping, *spans, *out,
         0 if nodes is None else nodes.stride(0), tokens.stride(0), spans.start.stride(0), tokens.shape[1], vocab_size,
-        HAS_NODES=nodes is not None, BLOCK=block, num_warps=1,
+        HAS_NODES=nodes is not None, BLOCK=BLOCK, num_warps=1,
     )  # fmt: skip
 
 

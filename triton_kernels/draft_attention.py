@@ -135,15 +135,8 @@ def draft_attention_kernel(
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     n = tl.arange(0, BLOCK_N)
-    # Tiles of this piece: first the cache, then the in-memory rows. One loop for both keeps the registers of one.
-    cached_tiles = tl.cdiv(tl.maximum(end - begin, 0), BLOCK_N)
-    tiles = cached_tiles
-    if HAS_EXTRA:
-        tiles += tl.where((split == 0) & (length > 0), tl.cdiv(num_extra, BLOCK_N), 0)
-        extra_keys = extra_key + request * stride_ek_request + kv_head * stride_ek_head
-        extra_values = extra_value + request * stride_ev_request + kv_head * stride_ev_head
-    for i in range(tiles):
-        column = begin + i * BLOCK_N + n
+    for start in range(begin, end, BLOCK_N):
+        column = start + n
         inside = column < end
         position = column
         for first in tl.static_range(0, SPANS, SPAN_TILE):
@@ -153,16 +146,20 @@ def draft_attention_kernel(
             position += tl.sum(tl.where(column[:, None] >= starts[None, :], hidden[None, :], 0), 1)
         block = tl.load(table + position // BLOCK_SIZE, mask=inside, other=0).to(tl.int64)
         slot = block * BLOCK_SIZE + position % BLOCK_SIZE
-        k_rows, v_rows = keys + slot * stride_k_slot, values + slot * stride_v_slot
-        if HAS_EXTRA:
-            in_cache = i < cached_tiles
-            extra = ((i - cached_tiles) * BLOCK_N + n).to(tl.int64)
-            inside = tl.where(in_cache, inside, extra < num_extra)
-            k_rows = tl.where(in_cache, k_rows, extra_keys + extra * stride_ek_row)
-            v_rows = tl.where(in_cache, v_rows, extra_values + extra * stride_ev_row)
         acc, row_max, row_sum = absorb(
-            acc, row_max, row_sum, q, k_rows, v_rows, inside, inside[None, :], scale_log2, True, HEAD_DIM, BLOCK_D, PRECISION
-        )
+            acc, row_max, row_sum, q, keys + slot * stride_k_slot, values + slot * stride_v_slot, inside, inside[None, :],
+            scale_log2, True, HEAD_DIM, BLOCK_D, PRECISION,
+        )  # fmt: skip
+    if HAS_EXTRA:
+        keys = extra_key + request * stride_ek_request + kv_head * stride_ek_head
+        values = extra_value + request * stride_ev_request + kv_head * stride_ev_head
+        for start in range(0, tl.where((split == 0) & (length > 0), num_extra, 0), BLOCK_N):
+            column = (start + n).to(tl.int64)
+            inside = column < num_extra
+            acc, row_max, row_sum = absorb(
+                acc, row_max, row_sum, q, keys + column * stride_ek_row, values + column * stride_ev_row, inside,
+                inside[None, :], scale_log2, True, HEAD_DIM, BLOCK_D, PRECISION,
+            )  # fmt: skip
     store_rows(
         out, lse, acc, row_max, row_sum, row, head, live, stride_o_row, stride_o_head, tl.num_programs(1) * GROUP,
         split, num_splits, SPLIT, HEAD_DIM, BLOCK_D,
@@ -193,8 +190,8 @@ def draft_attention_triton(
 ) -> Tensor:
     """Launcher of the kernel. num_splits overrides the choice.
 
-    Compiled once per model, cache and width of the span table (16 spans or fewer are powers of two, more are multiples
-    of 16); twice again by whether there are in-memory rows, and by whether contexts are split.
+    Compiled once per model, cache and width of the span table (rounded up: to a power of two, beyond 16 to a multiple of
+    16), and once more each for in-memory rows and for contexts that are split: four kernels in all.
     """
     requests, heads, head_dim = query.shape
     num_kv_heads, num_spans = key_cache.shape[1], spans.start.shape[1]

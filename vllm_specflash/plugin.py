@@ -10,11 +10,19 @@ import functools
 import importlib.util
 import logging
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Literal, get_args
 
 from vllm_specflash import compat
-from vllm_specflash.config import METHOD, TREE_BACKEND, SpecFlashError, names_specflash
+from vllm_specflash.config import (
+    METHOD,
+    TREE_BACKEND,
+    SpecFlashError,
+    is_draft,
+    names_specflash,
+    refuse_almost_specflash,
+)
 
 logger = logging.getLogger("vllm.specflash")
 
@@ -69,7 +77,18 @@ def _accept_bare_word(add_cli_args):
         actions = {flag: action for action in parser._actions for flag in action.option_strings}
         config = actions["--speculative-config"]
         json_type = config.type
-        config.type = lambda text: {"method": METHOD} if text.strip() == METHOD else json_type(text)
+
+        def read(text: str):
+            if text.strip() == METHOD:
+                return {"method": METHOD}
+            try:
+                refuse_almost_specflash(text)
+            except SpecFlashError as error:
+                # What argparse says without a list of its own types before it.
+                raise ArgumentTypeError(str(error)) from None
+            return json_type(text)
+
+        config.type = read
         method = actions.get("--spec-method")
         if method is not None and method.choices is not None:
             method.choices = [*method.choices, METHOD]
@@ -81,6 +100,7 @@ def _accept_bare_word(add_cli_args):
 def _choose_worker(create_engine_config):
     @functools.wraps(create_engine_config)
     def wrapped(self, *args, **kwargs):
+        _refuse_almost_specflash(self)
         if _asks_for_specflash(self):
             # Imported here, as below.
             from vllm.platforms import current_platform
@@ -165,8 +185,16 @@ def _backend_name(choice) -> str | None:
     return None if choice is None else getattr(choice, "name", str(choice)).upper()
 
 
+def _refuse_almost_specflash(engine_args) -> None:
+    given = engine_args.speculative_config
+    method, model = (given.get("method"), given.get("model")) if isinstance(given, dict) else (given, None)
+    refuse_almost_specflash(method, model)
+    refuse_almost_specflash(getattr(engine_args, "spec_method", None), getattr(engine_args, "spec_model", None))
+
+
 def _asks_for_specflash(engine_args) -> bool:
-    return names_specflash(engine_args.speculative_config) or getattr(engine_args, "spec_method", None) == METHOD
+    method, model = getattr(engine_args, "spec_method", None), getattr(engine_args, "spec_model", None)
+    return names_specflash(engine_args.speculative_config) or method == METHOD or method is None and is_draft(model)
 
 
 def _merged_config(engine_args) -> dict:

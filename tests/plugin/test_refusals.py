@@ -28,8 +28,8 @@ def one_sentence(error) -> str:
     "given, says",
     [
         ({"metod": 1}, "no option 'metod' for method 'specflash': use only method, model, num_speculative_tokens"),
-        ({"num_speculative_tokens": 0}, "num_speculative_tokens is 0: give a whole number from 1 to 64"),
-        ({"num_speculative_tokens": 65}, "num_speculative_tokens is 65"),
+        ({"num_speculative_tokens": 0}, "num_speculative_tokens is 0: give a whole number from 1 to 63"),
+        ({"num_speculative_tokens": 64}, "num_speculative_tokens is 64"),
         ({"num_speculative_tokens": 2.5}, "num_speculative_tokens is 2.5"),
         ({"num_speculative_tokens": True}, "num_speculative_tokens is True"),
         ({"num_speculative_tokens": "4"}, "num_speculative_tokens is '4'"),
@@ -91,7 +91,7 @@ def test_no_draft_beside_a_target_on_the_hub():
         ("not json", "config.json in"),
         ('{"model_type": "specflash", "head_dim": 33}', "head_dim must be even"),
         ('{"model_type": "specflash", "hidden_size": "wide"}', "hidden_size"),
-        ('{"model_type": "specflash", "num_latents": 0}', "num_latents must be at least 1"),
+        ('{"model_type": "specflash", "num_latents": -1}', "num_latents must not be negative"),
     ],
 )
 def test_unusable_draft_config(tmp_path, text, says):
@@ -273,3 +273,10 @@ def test_draft_of_the_wrong_family_beside_the_target(tmp_path):
     shutil.rmtree(target / "specflash")
     draft_for(target, target / "specflash")
     EngineArgs(str(target), speculative_config="specflash", enforce_eager=True).create_engine_config()
+
+
+def test_a_draft_that_pools_what_no_engine_hands_over(text_target, tmp_path):
+    draft = draft_for(text_target, tmp_path / "draft", compressor="placed", visual_features="both")
+    with pytest.raises(SpecFlashError) as error:
+        EngineArgs(str(text_target), speculative_config={"method": "specflash", "model": str(draft)}).create_engine_config()
+    assert "which pools the projector's outputs" in one_sentence(error)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization
 
 from vllm_specflash.draft.attention import DraftAttention
-from vllm_specflash.draft.compressor import LatentCompressor
+from vllm_specflash.draft.compressor import LatentCompressor, compressor_of
 from vllm_specflash.draft.config import SpecFlashConfig
-from vllm_specflash.draft.head import SemiARHead, Transition
+from vllm_specflash.draft.head import Selector, SemiARHead, Transition
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -26,7 +26,7 @@ class SpecFlashDraft(PreTrainedModel):
     def __init__(self, config: SpecFlashConfig):
         super().__init__(config)
         size = config.hidden_size
-        self.compressor = LatentCompressor(config.num_latents, size)
+        self.compressor = compressor_of(config)
         self.fc = nn.Linear(2 * size, size)
         self.attention = DraftAttention(config)
         self.head = SemiARHead(size, config.semi_ar_width, config.head_expansion)
@@ -34,7 +34,7 @@ class SpecFlashDraft(PreTrainedModel):
             self.attention_norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
             self.head_norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
         if config.transition_rank:
-            self.transition = Transition(config.num_draft_tokens, config.transition_rank)
+            self.transition = Transition(config.num_draft_tokens, config.transition_rank, size, config.selector_width)
         if config.draft_vocab_size is not None:
             # Draft index -> target token id, ascending.
             self.register_buffer("d2t", torch.arange(config.draft_vocab_size))
@@ -81,11 +81,15 @@ class SpecFlashDraft(PreTrainedModel):
         """Called by transformers for modules that no checkpoint filled."""
         std = self.config.initializer_range
         if isinstance(module, LatentCompressor):
-            initialization.normal_(module.queries, std=std)
+            module.initialise(std)
         elif isinstance(module, Transition):
             initialization.normal_(module.previous, std=std)
             # Zero, so that an untrained term changes nothing.
             initialization.zeros_(module.following)
+        elif isinstance(module, Selector):
+            # The same; and tokens' vectors are as small as they were drawn above.
+            initialization.zeros_(module.out_weight)
+            initialization.normal_(module.token_weight, std=1.0)
         elif isinstance(module, nn.RMSNorm):
             initialization.ones_(module.weight)
         elif isinstance(module, nn.Linear):

@@ -18,7 +18,7 @@ class SpecFlashCPUModelRunner(SpecFlashRunnerMixin, CPUModelRunner):
 class SpecFlashCPUWorker(SpecFlashWorkerMixin, cpu_worker.CPUWorker):
     def init_device(self) -> None:
         require_engine_names(ENGINE_NAMES + CPU_NAMES)
-        asked = self.vllm_config.speculative_config.specflash.tree is not False
+        asked = self.vllm_config.speculative_config.trees
         self.runs_trees = asked and compat.problem(TREE_NAMES + CPU_TREE_NAMES) is None
         with replaced(cpu_worker, "CPUModelRunner", SpecFlashCPUModelRunner):
             super().init_device()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vllm_specflash.draft.compressor import LatentCompressor
 from vllm_specflash.engine.spans import Spans
 from vllm_specflash.triton_kernels.latent_compress import CompressState, latent_compress
 
@@ -24,7 +25,7 @@ class SpanChunk:
         span: which of its spans.
         first, stop: target positions, stop exclusive.
         row: row of `first` in the step's hidden states.
-        end: target position at which the whole span ends.
+        start, end: target positions at which the whole span begins and ends.
         count: latents that the span is pooled into.
     """
 
@@ -34,6 +35,7 @@ class SpanChunk:
     first: int
     stop: int
     row: int
+    start: int
     end: int
     count: int
 
@@ -42,10 +44,9 @@ def chunks_of(spans: Spans, req_id: str, request: int, first: int, stop: int, ro
     """What of a request's spans lies in the positions first to stop, computed in the rows from `row` on."""
     chunks = []
     for k in np.flatnonzero((spans.start < stop) & (spans.end > first)).tolist():
-        begin, end = max(first, int(spans.start[k])), min(stop, int(spans.end[k]))
-        chunks.append(
-            SpanChunk(req_id, request, k, begin, end, row + begin - first, int(spans.end[k]), int(spans.latents[k]))
-        )
+        start, end, count = int(spans.start[k]), int(spans.end[k]), int(spans.latents[k])
+        begin = max(first, start)
+        chunks.append(SpanChunk(req_id, request, k, begin, min(stop, end), row + begin - first, start, end, count))
     return chunks
 
 
@@ -57,7 +58,7 @@ class Latents(NamedTuple):
     positions: np.ndarray
     """[L] target positions that they are kept at."""
     rows: Tensor
-    """[L, D] float32."""
+    """[L, D], the hidden states' dtype."""
     visual_tokens: int
     """That they were pooled from."""
 
@@ -73,25 +74,25 @@ class SpanPooler:
     """Resumable pooling, keyed by request and span.
 
     Args:
-        queries: A, [M, D].
+        compressor: the draft's.
     """
 
-    def __init__(self, queries: torch.Tensor):
-        self.queries = queries
+    def __init__(self, compressor: LatentCompressor):
+        self.compressor = compressor
         self._partial: dict[tuple[str, int], _Partial] = {}
 
     def latents(self, chunks: list[SpanChunk], hidden_states: Tensor) -> Latents:
         """Take in a step's chunks of spans; hidden_states [T, D] are the target's, of the step."""
         empty = np.empty(0, dtype=np.int64)
         requests, positions, visual_tokens = [empty], [empty], 0
-        rows = [hidden_states.new_empty(0, self.queries.shape[1], dtype=torch.float32)]
+        rows = [hidden_states.new_empty(0, hidden_states.shape[1])]
         for chunk, began, latents in self.pool(chunks, hidden_states):
             slots = np.arange(chunk.end - chunk.count, chunk.end)
             # Latents in blocks that came from the prefix cache were pooled over the whole span: leave them be.
             kept = slots >= began
             requests.append(np.full(int(kept.sum()), chunk.request))
             positions.append(slots[kept])
-            rows.append(latents[chunk.count - int(kept.sum()) : chunk.count])
+            rows.append(latents.to(hidden_states.dtype)[chunk.count - int(kept.sum()) : chunk.count])
             visual_tokens += chunk.end - began
         return Latents(np.concatenate(requests), np.concatenate(positions), torch.cat(rows), visual_tokens)
 
@@ -100,20 +101,24 @@ class SpanPooler:
 
         Returns:
             For every span that ended: its chunk, the position its pooling began at (later than the span's start when
-            the prefix cache held the first part), and its latents [M, D] in float32.
+            the prefix cache held the first part), and its latents [M, D].
         """
         finished = []
         for chunk in chunks:
+            if not chunk.count:
+                # A draft that pictures are hidden from.
+                continue
             key = (chunk.req_id, chunk.span)
             partial = self._partial.pop(key, None)
             if partial is None or partial.next != chunk.first:
                 partial = _Partial(self._empty(), chunk.first, chunk.first)
             rows = hidden_states[chunk.row : chunk.row + chunk.stop - chunk.first]
+            rows = self.compressor.rows(rows, chunk.first - chunk.start, chunk.end - chunk.start)
             bounds = torch.tensor([0, len(rows)], dtype=torch.int32, device=rows.device)
-            partial.state = latent_compress(self.queries, rows, bounds, partial.state)
+            partial.state = latent_compress(self.compressor.queries, rows, bounds, partial.state)
             partial.next = chunk.stop
             if chunk.stop == chunk.end:
-                finished.append((chunk, partial.began, partial.state.finish()[0]))
+                finished.append((chunk, partial.began, self.compressor.latents(partial.state.finish()[0])))
             else:
                 self._partial[key] = partial
         return finished
@@ -125,5 +130,5 @@ class SpanPooler:
                 del self._partial[key]
 
     def _empty(self) -> CompressState:
-        latents, size = self.queries.shape
-        return CompressState.empty(1, latents, size, self.queries.device)
+        queries = self.compressor.queries
+        return CompressState.empty(1, *queries.shape, queries.device)

@@ -51,7 +51,7 @@ class SpecFlashProposer:
         self.model, self.cache, self.lm_head, self.device = draft.model, draft.cache, draft.lm_head, draft.lm_head.device
         self.collectives = Collectives(self.ranks, draft.embed, draft.lm_head, draft.config.hidden_size)
         draft.sum = self.collectives.sum
-        self.pooler = SpanPooler(draft.model.compressor.queries)
+        self.pooler = SpanPooler(draft.model.compressor)
         self.core = DraftingCore(
             draft.model, draft.lm_head, self.collectives.embed, draft.cache, self.depth, self.num_speculative_tokens
         )

@@ -30,6 +30,8 @@ class SpecFlashSpeculativeConfig(SpeculativeConfig):
 
     specflash: SkipValidation[SpecFlashOptions] = Field(default_factory=SpecFlashOptions)
     """The user's options, `model` resolved to a local folder."""
+    trees: bool = True
+    """Whether drafts may be trees, where the engine's attention can verify them."""
     metrics_folder: str | None = None
     """Where this engine's workers leave their metrics (engine/metrics.py)."""
 
@@ -41,7 +43,7 @@ class SpecFlashSpeculativeConfig(SpeculativeConfig):
         """
         able = hasattr(self, "enable_adaptive_verification") and current_platform.is_cuda_alike()
         graphs = vllm_config.compilation_config.cudagraph_mode
-        if able and self.specflash.tree and self.specflash.sizing == "auto" and vllm_config.lora_config is None:
+        if able and self.trees and self.specflash.sizing == "auto" and vllm_config.lora_config is None:
             self.enable_adaptive_verification = graphs is not None and graphs.has_full_cudagraphs()
 
     def __repr__(self) -> str:
@@ -55,19 +57,25 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
         SpecFlashError: an unsupported target or combination, no draft, or a draft for another target.
     """
     options = SpecFlashOptions.from_user(engine_args.speculative_config)
-    options = replace(options, tree=trees_by_default() if options.tree is None else options.tree)
+    trees = trees_by_default() if options.tree is None else options.tree
     _refuse_unsupported(engine_args, model_config, parallel_config)
     folder = find_draft(options, model_config.model, model_config.revision)
     draft = load_draft_config(folder)
     check_fits_target(draft, model_config, options, folder)
     _refuse_uneven_heads(draft, parallel_config)
+    if draft.compressor != "paper" and draft.visual_features != "states":
+        raise SpecFlashError(
+            f"SpecFLASH does not serve the draft in {folder}, which pools the projector's outputs: train one with "
+            "visual_features 'states'."
+        )
     return SpecFlashSpeculativeConfig(
         method="custom_class",
         model=PROPOSER,
-        num_speculative_tokens=options.num_speculative_tokens or _default_tokens(draft, options),
+        num_speculative_tokens=options.num_speculative_tokens or _default_tokens(draft, trees),
         target_model_config=model_config,
         target_parallel_config=parallel_config,
         specflash=replace(options, model=str(folder)),
+        trees=trees,
         metrics_folder=metrics_folder(),
     )
 
@@ -82,9 +90,9 @@ def trees_by_default() -> bool:
     return not (current_platform.is_cpu() and runs_v2())
 
 
-def _default_tokens(draft: SpecFlashConfig, options: SpecFlashOptions) -> int:
+def _default_tokens(draft: SpecFlashConfig, trees: bool) -> int:
     depth = draft.semi_ar_width * draft.num_rounds
-    return max(depth, TREE_NODES) if options.tree else depth
+    return max(depth, TREE_NODES) if trees else depth
 
 
 def load_draft_config(folder: Path) -> SpecFlashConfig:

@@ -36,14 +36,14 @@ class LeadingTrees:
     Attributes:
         rows: of the step; persistent.
         count, num_rows: how many requests, and their rows.
-        max_num_rows: no request of them has more.
+        width: W; no request of them has more rows.
         rest: metadata of the other requests; None where there are none.
     """
 
     rows: TreeRows
     count: int
     num_rows: int
-    max_num_rows: int
+    width: int
     rest: object | None
 
 
@@ -64,7 +64,8 @@ class TreeAttentionImpl(TritonAttentionImpl):
             trees.rows.ancestors[:n],
             self.scale,
             out=output[:n].view(n, self.num_heads, self.head_size),
-            max_num_nodes=trees.max_num_rows,
+            # Not what this batch has at most: every other bound would be a kernel of its own, compiled inside a request.
+            max_num_nodes=trees.width,
         )
         return output
 
@@ -112,13 +113,11 @@ class TreeMetadataBuilder(TritonAttentionMetadataBuilder):
         count = leading(lengths, self.width)
         if not count:
             return None
-        # Not the longest of `lengths`: adaptive verification may give a request more rows than the host believes.
-        most = min(common.max_query_len, self.width)
         if count == common.num_reqs:
-            return LeadingTrees(self.rows, count, common.num_actual_tokens, most, None)
+            return LeadingTrees(self.rows, count, common.num_actual_tokens, self.width, None)
         rows = int(bounds[count])
         rest = super().build(0, after(common, count, rows))
-        return LeadingTrees(self.rows, count, rows, most, rest)
+        return LeadingTrees(self.rows, count, rows, self.width, rest)
 
 
 class TreeAttentionBackend(TritonAttentionBackend):

@@ -29,7 +29,7 @@ def tree_attention_for_cpus():
 
 class SpecFlashCPUModelRunner(SpecFlashRunnerMixin, model_runner.CPUModelRunner):
     def load_model(self, *args, **kwargs):
-        if self.speculative_config.specflash.tree is False:
+        if not self.speculative_config.trees:
             return super().load_model(*args, **kwargs)
         with tree_attention_for_cpus():
             return super().load_model(*args, **kwargs)

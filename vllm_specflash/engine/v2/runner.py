@@ -62,7 +62,8 @@ class SpecFlashRunnerMixin:
         groups = self.kv_cache_config.kv_cache_groups
         own = next(i for i, group in enumerate(groups) if cache.layer_name in group.layer_names)
         speculator.block_table = self.block_tables.input_block_tables[own]
-        why_not = "the option `tree` says so" if speculator.options.tree is False else obstacle(self.vllm_config, cache.layer)
+        wanted = self.speculative_config.trees
+        why_not = obstacle(self.vllm_config, cache.layer) if wanted else "the option `tree` says so"
         if why_not is None and len(groups) > 1:
             why_not = "the target has several groups of KV cache"
         speculator.runs_trees = why_not is None

@@ -59,15 +59,20 @@ class SpecFlashSpeculator(BaseSpeculator):
 
     def load(self, target: torch.nn.Module) -> None:
         """Load the draft beside the target, and register its layer before vLLM sizes the KV cache."""
-        self.draft = draft = LoadedDraft(self.vllm_config, target)
+        self.adopt(LoadedDraft(self.vllm_config, target))
+
+    def adopt(self, draft: LoadedDraft) -> None:
+        """Draft with it, in buffers made for it."""
+        self.draft = draft
         self.hidden_size, self.vocab_size = draft.config.hidden_size, draft.config.target_vocab_size
         trained = draft.config.semi_ar_width * draft.config.num_rounds
-        depth = self.num_speculative_tokens if self.options.tree is False else min(self.num_speculative_tokens, trained)
+        asked = self.num_speculative_tokens
+        depth = min(asked, trained) if self.vllm_config.speculative_config.trees else asked
         self.core = DraftingCore(
             draft.model, draft.lm_head, draft.embed, draft.cache, depth, self.num_speculative_tokens,
             self.vllm_config.model_config.max_model_len,
         )  # fmt: skip
-        self.pooler = SpanPooler(draft.model.compressor.queries)
+        self.pooler = SpanPooler(draft.model.compressor)
         self._allocate(depth)
 
     def _allocate(self, depth: int) -> None:

@@ -56,7 +56,7 @@ class SpecFlashGPUModelRunner(SpecFlashRunnerMixin, model_runner.GPUModelRunner)
 class SpecFlashGPUWorker(SpecFlashWorkerMixin, gpu_worker.Worker):
     def init_device(self) -> None:
         self.require_v2()
-        if self.vllm_config.speculative_config.specflash.tree is not False:
+        if self.vllm_config.speculative_config.trees:
             plugin.register_tree_attention()
         # init_device imports the class by name when it runs.
         with replaced(model_runner, "GPUModelRunner", SpecFlashGPUModelRunner):
