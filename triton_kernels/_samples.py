@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from .best_tree import BINS
+from .commit_rows import CommittedRows, SlotSpans
 from .draft_attention import SpanTable
 from .kv_compact import CacheTable, cache_table
 from .latent_compress import CompressState
+from .tree_rows import TreeRows, TreeTables
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,44 @@ def tree_accept_inputs(requests: int, nodes: int, device: str) -> dict:
         sampled=(2 * index + 1).repeat(requests),
         cu_nodes=(torch.arange(requests + 1, device=device) * nodes).int(),
         max_num_nodes=nodes,
+    )
+
+
+def tree_rows_inputs(requests: int, nodes: int, device: str) -> dict:
+    """Arguments of tree_rows: chains, every request past its prompt, with one row before its root."""
+    rows = requests * (nodes + 1)
+    bounds = torch.arange(requests + 1, dtype=torch.int32, device=device)
+    return dict(
+        slot_of=torch.arange(requests, dtype=torch.int32, device=device).flip(0),
+        row_bounds=bounds * (nodes + 1),
+        node_bounds=bounds * nodes,
+        seq_lens=torch.full((requests,), 100, dtype=torch.int32, device=device),
+        prompt_lens=torch.full((requests,), 10, dtype=torch.int32, device=device),
+        positions=torch.zeros(rows, dtype=torch.int64, device=device),
+        tables=TreeTables.chains(requests, nodes, device),
+        out=TreeRows.empty(rows, requests, nodes, device),
+    )
+
+
+def commit_rows_inputs(requests: int, nodes: int, verified: bool, device: str) -> dict:
+    """Arguments of commit_rows: one span a slot, and either all nodes of chains accepted or none verified."""
+    bounds = torch.arange(requests + 1, dtype=torch.int32, device=device) * nodes
+    node = torch.arange(1, nodes, dtype=torch.int32, device=device)
+    span = torch.full((requests, 1), 5, dtype=torch.int32, device=device)
+    return dict(
+        slot_of=torch.arange(requests, dtype=torch.int32, device=device).flip(0),
+        row_bounds=bounds,
+        node_bounds=bounds,
+        seq_lens=torch.full((requests,), 100, dtype=torch.int32, device=device),
+        sampled=torch.full((requests,), nodes, dtype=torch.int32, device=device),
+        nodes=node.repeat(requests, 1) if verified else None,
+        lengths=torch.full((requests,), nodes - 1, dtype=torch.int32, device=device) if verified else None,
+        tokens=torch.zeros(requests, 128, dtype=torch.int32, device=device),
+        slot_mapping=torch.arange(requests * nodes, device=device),
+        spans=SlotSpans(torch.ones_like(span[:, 0]), span, 2 * span, span - 2),
+        vocab_size=1000,
+        most_rows=nodes,
+        out=CommittedRows.empty(requests * nodes, requests, device),
     )
 
 

@@ -36,10 +36,10 @@ except Exception:  # a Triton built for another torch or driver fails in many wa
 def launch(kernel, grid: tuple[int, ...], *arguments, **constants) -> None:
     """Start a kernel over a grid; an empty grid starts nothing.
 
-    Nor do fake tensors: the launchers allocate what they return, so a dry run under FakeTensorMode knows all shapes without
-    a GPU, and fails where a launcher would wait for a device's values.
+    Nor do fake tensors and those on the meta device: the launchers allocate what they return, so a dry run knows all shapes
+    without a GPU, and fails where a launcher would wait for a device's values.
     """
-    if 0 not in grid and not isinstance(arguments[0], FakeTensor):
+    if 0 not in grid and not isinstance(arguments[0], FakeTensor) and not arguments[0].is_meta:
         kernel[grid](*arguments, **constants)
 
 
@@ -49,5 +49,5 @@ def _cpu_backend() -> bool:
 
 
 def launches(tensor) -> bool:
-    """Whether kernels run where a tensor lies: on GPUs, and on CPUs that Triton has a backend for."""
-    return tensor.is_cuda or (tensor.is_cpu and _cpu_backend())
+    """Whether kernels run where a tensor lies: on GPUs, on CPUs that Triton has a backend for, and in dry runs."""
+    return tensor.is_cuda or tensor.is_meta or (tensor.is_cpu and _cpu_backend())

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_specflash.draft.candidates import CANDIDATES, Candidates, candidates_of, joined
@@ -163,7 +162,7 @@ class DraftingCore:
         for drafted in range(0, self.depth, per_round):
             # Whole again where it was cut: a matrix product over a view with gaps takes many times as long on CPUs.
             hidden = model.predict(x)[:, : self.depth - drafted].contiguous()
-            rounds.append(candidates_of(model, F.linear(hidden, self.lm_head), self.width))
+            rounds.append(candidates_of(model, hidden, self.lm_head, self.width))
             if drafted + per_round < self.depth:
                 u = model.fuse(self.embed(rounds[-1].chain().flatten()).to(hidden.dtype), hidden.flatten(0, 1))
                 ahead = torch.arange(drafted, drafted + per_round, device=x.device)

@@ -61,7 +61,11 @@ class SpecFlashSpeculator(BaseSpeculator):
 
     def load(self, target: torch.nn.Module) -> None:
         """Load the draft beside the target, and register its layer before vLLM sizes the KV cache."""
-        self.draft = draft = LoadedDraft(self.vllm_config, target)
+        self.adopt(LoadedDraft(self.vllm_config, target))
+
+    def adopt(self, draft: LoadedDraft) -> None:
+        """Draft with it, in buffers made for it."""
+        self.draft = draft
         self.hidden_size, self.vocab_size = draft.config.hidden_size, draft.config.target_vocab_size
         trained = draft.config.semi_ar_width * draft.config.num_rounds
         asked = self.num_speculative_tokens
