@@ -63,7 +63,7 @@ class CommittedRows(NamedTuple):
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_nodes", "stride_tokens", "stride_spans", "max_tokens", "vocab_size"])
 def commit_rows_kernel(
     slot_of, row_bounds, node_bounds, seq_lens, sampled, nodes, lengths, tokens, slot_mapping,
     span_count, span_start, span_end, span_hidden,
@@ -125,7 +125,7 @@ def commit_rows_triton(
     nodes: Tensor | None, lengths: Tensor | None, tokens: Tensor, slot_mapping: Tensor, spans: SlotSpans,
     vocab_size: int, most_rows: int, out: CommittedRows,
 ) -> None:  # fmt: skip
-    """Launcher of the kernel."""
+    """Launcher of the kernel. Compiled once with verified drafts and once without."""
     launch(commit_rows_kernel, (slot_of.shape[0], triton.cdiv(most_rows, BLOCK)),
         slot_of, row_bounds, node_bounds, seq_lens, sampled, nodes, lengths, tokens, slot_mapping, *spans, *out,
         0 if nodes is None else nodes.stride(0), tokens.stride(0), spans.start.stride(0), tokens.shape[1], vocab_size,

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 
 from . import _samples as samples
 from .best_tree import best_tree_triton
+from .commit_rows import commit_rows_triton
 from .draft_attention import draft_attention_triton
 from .keep_tree import keep_tree_triton
 from .kv_compact import kv_compact_triton
@@ -32,6 +34,7 @@ from .rope_store import rope_store_triton
 from .slot_queries import slot_queries_triton
 from .tree_accept import tree_accept_triton
 from .tree_attention import tree_attention_triton
+from .tree_rows import tree_rows_triton
 
 # Shared memory that one block may use, bytes (CUDA C++ Programming Guide, compute capabilities).
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -97,6 +100,11 @@ def cases() -> dict[str, Callable[[], object]]:
     for nodes, candidates in ((7, 32), (16, 32), (63, 32), (63, 128)):
         search = samples.best_tree_inputs(2, 7, candidates, nodes, "cpu")
         out[f"{nodes} nodes, {candidates} candidates"] = lambda search=search: best_tree_triton(**search)
+    rows = samples.tree_rows_inputs(3, 16, "cpu")
+    out["rows of 3 x 16 nodes"] = lambda: tree_rows_triton(**rows)
+    for label, verified in (("verified", True), ("none verified", False)):
+        commit = samples.commit_rows_inputs(3, 16, verified, "cpu")
+        out[f"16 rows, {label}"] = lambda commit=commit: commit_rows_triton(**commit)
     walk = samples.tree_accept_inputs(2, 64, "cpu")
     out["walk of 64 nodes"] = lambda: tree_accept_triton(**walk)
     compact("head 128 x 4, bf16", samples.QWEN)
@@ -111,6 +119,25 @@ def cases() -> dict[str, Callable[[], object]]:
     asking = samples.slot_queries_inputs(64, 32, 2048, "cpu")
     out["64 requests ask"] = lambda: slot_queries_triton(**asking)
     return out
+
+
+@contextlib.contextmanager
+def counting_variants(arch: int) -> Iterator[dict[str, set]]:
+    """Within it a launch compiles nothing; yields, by kernel, the keys of what it would have compiled."""
+    from triton import knobs
+
+    variants = defaultdict(set)
+
+    def note(*, key, fn, **details) -> bool:
+        variants[fn.jit_function.__name__].add(key)
+        return True
+
+    with compiling_for(arch):
+        knobs.runtime.jit_cache_hook = note
+        try:
+            yield variants
+        finally:
+            knobs.runtime.jit_cache_hook = None
 
 
 @contextlib.contextmanager

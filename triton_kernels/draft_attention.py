@@ -190,8 +190,8 @@ def draft_attention_triton(
 ) -> Tensor:
     """Launcher of the kernel. num_splits overrides the choice.
 
-    Compiled once per model, cache and width of the span table (16 spans or fewer are powers of two, more are multiples
-    of 16); twice again by whether there are in-memory rows, and by whether contexts are split.
+    Compiled once per model, cache and width of the span table (rounded up: to a power of two, beyond 16 to a multiple of
+    16), and once more each for in-memory rows and for contexts that are split: four kernels in all.
     """
     requests, heads, head_dim = query.shape
     num_kv_heads, num_spans = key_cache.shape[1], spans.start.shape[1]

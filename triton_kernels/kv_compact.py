@@ -67,7 +67,7 @@ def kv_compact_torch(caches: CacheTable, block_table: Tensor, base: Tensor, node
         cache[target_block, target_offset] = cache[source_block, source_offset]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_block_table", "stride_nodes"])
 def kv_compact_kernel(
     table, block_table, base, nodes, lengths, stride_block_table, stride_nodes,
     BLOCK_SIZE: tl.constexpr, HEAD_UNITS: tl.constexpr, ROW_UNITS: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr,
@@ -103,7 +103,7 @@ def kv_compact_kernel(
 
 
 def kv_compact_triton(caches: CacheTable, block_table: Tensor, base: Tensor, nodes: Tensor, lengths: Tensor) -> None:
-    """Launcher of the kernel: all layers, keys and values, in one launch."""
+    """Launcher of the kernel: all layers, keys and values, in one launch. Compiled once per shape of the caches' blocks."""
     _, block_size, num_kv_heads, head_dim = caches.caches[0].shape
     head_units = head_dim * caches.caches[0].element_size() // caches.unit
     units = num_kv_heads * head_units

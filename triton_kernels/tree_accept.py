@@ -52,7 +52,7 @@ def tree_accept_torch(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_nodes", "stride_tokens"])
 def tree_accept_kernel(
     tokens, parents, sampled, cu_nodes, out_lengths, out_nodes, out_tokens, counters, stride_nodes, stride_tokens,
     COUNTS: tl.constexpr, BLOCK: tl.constexpr,
@@ -91,7 +91,7 @@ def tree_accept_kernel(
 def tree_accept_triton(
     tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int, counters: Tensor | None = None
 ) -> Acceptance:
-    """Launcher of the kernel."""
+    """Launcher of the kernel. Compiled once per power of two that max_num_nodes fits in, and once more to count."""
     requests = cu_nodes.shape[0] - 1
     out = Acceptance(
         torch.empty(requests, dtype=torch.int32, device=tokens.device),

@@ -206,15 +206,16 @@ def tree_attention_triton(
 ) -> Tensor:
     """Launcher of the kernel. num_splits overrides the choice; max_context_len defaults to what the block table can hold.
 
-    Compiled once per model and cache; again by the power of two that max_num_nodes * H / Hkv fits in, up to a tile of 128,
-    and by whether contexts are split.
+    Compiled once per model, cache and power of two that max_num_nodes * H / Hkv fits in (up to a tile of 128), and once more
+    for contexts that are split.
     """
     rows, heads, head_dim = query.shape
     requests, (block_size, num_kv_heads) = context_lens.shape[0], key_cache.shape[1:3]
     group = heads // num_kv_heads
     out = torch.empty_like(query) if out is None else out
     widest = min(max_num_nodes, rows)
-    config = tile_config(widest * group, head_dim, query.dtype)
+    # Not by the rows of this batch: few of them would be a kernel of their own, compiled inside a request.
+    config = tile_config(max_num_nodes * group, head_dim, query.dtype)
     tiles, each = launched_tiles(rows, requests, widest, group, config["BLOCK_M"])
     if num_splits is None:
         longest = block_table.shape[1] * block_size if max_context_len is None else max_context_len + widest

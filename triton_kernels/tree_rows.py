@@ -64,7 +64,7 @@ class TreeRows(NamedTuple):
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_table", "width"])
 def tree_rows_kernel(
     slot_of, row_bounds, node_bounds, seq_lens, prompt_lens, positions, parents, depth, ancestors,
     out_ancestors, out_back, out_parents, out_context, out_roots, stride_table, width, BLOCK: tl.constexpr,
@@ -103,7 +103,7 @@ def tree_rows_triton(
     slot_of: Tensor, row_bounds: Tensor, node_bounds: Tensor, seq_lens: Tensor, prompt_lens: Tensor,
     positions: Tensor, tables: TreeTables, out: TreeRows,
 ) -> None:  # fmt: skip
-    """Launcher of the kernel."""
+    """Launcher of the kernel. Compiled once per power of two that W fits in."""
     width = tables.parents.shape[1]
     out.back.zero_()
     launch(tree_rows_kernel, (slot_of.shape[0],),

@@ -36,6 +36,7 @@ class SpecFlashConfig(PreTrainedConfig):
         head_expansion: width of the semi-AR head's hidden layer, in units of D.
         draft_vocab_size: tokens the draft can propose, listed in the checkpoint's `d2t`; None for all of them.
         transition_rank: rank of the term that corrects position i for the token guessed at i - 1; 0 for none.
+        selector_width: hidden units of the part of that term that sees the predicted states too; 0: it knows tokens alone.
         attention_bias: whether the attention's projections have biases (converted checkpoints of the authors do).
         variant: "residual" (residual connections and RMSNorm) or "plain" (neither: the authors' published layer).
         target_name: the target this draft was trained for, as its config names it.
@@ -63,6 +64,7 @@ class SpecFlashConfig(PreTrainedConfig):
     head_expansion: int = 4
     draft_vocab_size: int | None = None
     transition_rank: int = 0
+    selector_width: int = 0
     attention_bias: bool = False
     variant: str = "residual"
     target_name: str = ""
@@ -89,6 +91,11 @@ class SpecFlashConfig(PreTrainedConfig):
             )
         if self.head_dim % 2:
             raise ValueError(f"A SpecFLASH draft's head_dim must be even for rotary positions, not {self.head_dim}.")
+        if self.selector_width < 0 or self.selector_width and not self.transition_rank:
+            raise ValueError(
+                f"A SpecFLASH draft's selector_width must not be negative, and needs a transition_rank: it is "
+                f"{self.selector_width} with a transition_rank of {self.transition_rank}."
+            )
         if self.draft_vocab_size is not None and not 1 <= self.draft_vocab_size <= self.target_vocab_size:
             raise ValueError(
                 f"A SpecFLASH draft's draft_vocab_size must lie between 1 and target_vocab_size "

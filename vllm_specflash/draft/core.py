@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_specflash.draft.candidates import CANDIDATES, Candidates, candidates_of, joined
@@ -105,6 +104,8 @@ class DraftingCore:
         self.model, self.lm_head, self.embed, self.pages = model, lm_head, embed, pages
         self.depth, self.num_nodes, self.max_visible = depth, num_nodes, max_visible
         self.width = min(CANDIDATES, lm_head.shape[0])
+        # Chances that trees are chosen by instead of the draft's own: [C] and [L - 1, C, C].
+        self.assumed: tuple[Tensor, Tensor] | None = None
         self._frequencies = frequencies(model.config.head_dim, model.config.rope_theta, lm_head.device)
 
     @property
@@ -164,6 +165,9 @@ class DraftingCore:
     ) -> Proposal:
         """The layer's output x [R, D] -> drafts; `attend` is for the positions of later rounds."""
         candidates = self._candidates(x, visible, attend)
+        if self.assumed is not None:
+            first, following = (part.expand(len(x), *part.shape) for part in self.assumed)
+            candidates = Candidates(candidates.tokens, first, following)
         return Proposal(best_tree(candidates.first, candidates.following, self.num_nodes, deepest, chain, ratio), candidates)
 
     def _candidates(self, x: Tensor, visible: Tensor, attend: Attend) -> Candidates:
@@ -172,7 +176,7 @@ class DraftingCore:
         for drafted in range(0, self.depth, per_round):
             # Whole again where it was cut: a matrix product over a view with gaps takes many times as long on CPUs.
             hidden = model.predict(x)[:, : self.depth - drafted].contiguous()
-            rounds.append(candidates_of(model, F.linear(hidden, self.lm_head), self.width))
+            rounds.append(candidates_of(model, hidden, self.lm_head, self.width))
             if drafted + per_round < self.depth:
                 u = model.fuse(self.embed(rounds[-1].chain().flatten()).to(hidden.dtype), hidden.flatten(0, 1))
                 ahead = torch.arange(drafted, drafted + per_round, device=x.device)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, initialization
 from vllm_specflash.draft.attention import DraftAttention
 from vllm_specflash.draft.compressor import LatentCompressor, compressor_of
 from vllm_specflash.draft.config import SpecFlashConfig
-from vllm_specflash.draft.head import SemiARHead, Transition
+from vllm_specflash.draft.head import Selector, SemiARHead, Transition
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -34,7 +34,7 @@ class SpecFlashDraft(PreTrainedModel):
             self.attention_norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
             self.head_norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
         if config.transition_rank:
-            self.transition = Transition(config.num_draft_tokens, config.transition_rank)
+            self.transition = Transition(config.num_draft_tokens, config.transition_rank, size, config.selector_width)
         if config.draft_vocab_size is not None:
             # Draft index -> target token id, ascending.
             self.register_buffer("d2t", torch.arange(config.draft_vocab_size))
@@ -89,6 +89,10 @@ class SpecFlashDraft(PreTrainedModel):
             initialization.normal_(module.previous, std=std)
             # Zero, so that an untrained term changes nothing.
             initialization.zeros_(module.following)
+        elif isinstance(module, Selector):
+            # The same; and tokens' vectors are as small as they were drawn above.
+            initialization.zeros_(module.out_weight)
+            initialization.normal_(module.token_weight, std=1.0)
         elif isinstance(module, nn.RMSNorm):
             initialization.ones_(module.weight)
         elif isinstance(module, nn.Linear):

@@ -17,7 +17,7 @@ from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.provenance import write_provenance
-from vllm_specflash.train.shape import DraftOptions, new_draft, read_draft, with_vocabulary
+from vllm_specflash.train.shape import DraftOptions, new_draft, read_draft, with_selector, with_vocabulary
 from vllm_specflash.train.simulate import Acceptance
 from vllm_specflash.train.target import Target
 from vllm_specflash.train.trainer import SpecFlashTrainer, StopFile, TeacherForcing
@@ -45,7 +45,10 @@ class RecipeOptions:
     features: Path | None = field(default=None, metadata={"help": "Keep the target's features here, on disk."})
     tensorboard: bool = field(default=False, metadata={"help": "Log for TensorBoard into <out>/checkpoints/runs."})
     start_from: Path | None = field(default=None, metadata={"help": "Draft to continue from; its shape is kept."})
-    start_vocab_size: int = field(default=0, metadata={"help": "With --start-from: first reduce its vocabulary; 0: keep it."})
+    start_vocab_size: int = field(default=0, metadata={"help": "With --start-from: first choose its vocabulary anew; 0: keep it."})
+    start_selector_width: int = field(
+        default=0, metadata={"help": "With --start-from: give it a selector of that width; 0: keep what it has."}
+    )
     bf16: bool = field(default=True, metadata={"help": "Matrix products in bfloat16, parameters in float32."})
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 
@@ -73,6 +76,8 @@ def train_draft(
             "--start-vocab-size reduces the vocabulary of the draft that --start-from names: give both, or set a new "
             "draft's vocabulary with --draft-vocab-size."
         )
+    if recipe.start_selector_width and recipe.start_from is None:
+        raise SpecFlashError("--start-selector-width goes with --start-from: a new draft's is --selector-width.")
     if recipe.tensorboard and find_spec("tensorboard") is None:
         raise SpecFlashError("--tensorboard needs the package of that name: pip install tensorboard, or leave it out.")
     keep_freed_memory()
@@ -131,6 +136,8 @@ def train_draft(
         if recipe.start_vocab_size:
             d2t, coverage = choose_vocabulary((answer.token_ids for answer in training), recipe.start_vocab_size)
             draft = with_vocabulary(draft, d2t)
+        if recipe.start_selector_width:
+            draft = with_selector(draft, recipe.start_selector_width)
         draft.config.target_name = target.name
     else:
         draft, coverage = new_draft(target, shape, training)

@@ -23,6 +23,7 @@ class DraftOptions:
     head_expansion: int = field(default=4, metadata={"help": "Width of the head's hidden layer, in hidden sizes."})
     draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens the draft can propose; 0: all."})
     transition_rank: int = field(default=64, metadata={"help": "Rank of the correction between positions; 0: none."})
+    selector_width: int = field(default=0, metadata={"help": "Hidden units of its part that sees the states; 0: none."})
     variant: str = field(default="residual", metadata={"help": "residual or plain."})
 
 
@@ -44,6 +45,7 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
         head_expansion=options.head_expansion,
         draft_vocab_size=None if d2t is None else len(d2t),
         transition_rank=options.transition_rank,
+        selector_width=options.selector_width,
         variant=options.variant,
         target_name=target.name,
         target_vocab_size=vocab,
@@ -82,6 +84,16 @@ def read_draft(path: str | Path, target: Target) -> SpecFlashDraft:
     return draft
 
 
+def with_selector(draft: SpecFlashDraft, width: int) -> SpecFlashDraft:
+    """The same draft with an untrained selector of that width, which changes nothing yet."""
+    wider = SpecFlashDraft(draft.config.__class__.from_dict({**draft.config.to_dict(), "selector_width": width}))
+    wider.to(draft.dtype).load_state_dict(draft.state_dict(), strict=False)
+    # Tokens' vectors have grown in training: the selector is to see them at the size that its initialisation is made for.
+    with torch.no_grad():
+        wider.transition.selector.token_weight /= wider.transition.previous.norm(dim=-1).mean()
+    return wider
+
+
 def with_vocabulary(draft: SpecFlashDraft, d2t: Tensor) -> SpecFlashDraft:
     """The same draft over the tokens d2t [V_d], ascending; those it could not propose before start without a transition."""
     config = draft.config.__class__.from_dict({**draft.config.to_dict(), "draft_vocab_size": len(d2t)})
@@ -90,7 +102,7 @@ def with_vocabulary(draft: SpecFlashDraft, d2t: Tensor) -> SpecFlashDraft:
     row_of[draft.d2t if draft.config.draft_vocab_size else slice(None)] = torch.arange(draft.config.num_draft_tokens)
     rows, state = row_of[d2t], smaller.state_dict()
     for name, value in draft.state_dict().items():
-        if name.startswith("transition."):
+        if name in ("transition.previous", "transition.following"):
             state[name].copy_(value[rows.clamp(min=0)] * (rows >= 0).unsqueeze(-1))
         elif name != "d2t":
             state[name].copy_(value)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vllm_specflash.engine.spans import Spans
+from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.triton_kernels.commit_rows import SlotSpans
 from vllm_specflash.triton_kernels.draft_attention import SpanTable
 from vllm_specflash.triton_kernels.slot_queries import SlotFlags
@@ -68,11 +69,8 @@ class SlotTables:
         """Copy what was staged to the device, by one transfer that the host does not wait for."""
         if not self._staged:
             return
-        packed = torch.from_numpy(np.stack([np.append(np.int32(slot), row) for slot, row in self._staged]))
+        packed = to_device(np.stack([np.append(np.int32(slot), row) for slot, row in self._staged]), self.device)
         self._staged.clear()
-        if self.device.type == "cuda":
-            packed = packed.pin_memory()
-        packed = packed.to(self.device, non_blocking=True)
         slots = packed[:, 0].long()
         self._about.index_copy_(0, slots, packed[:, 1:4])
         self._count.index_copy_(0, slots, packed[:, 3].contiguous())

@@ -15,6 +15,7 @@ from vllm_specflash.engine.draft_model import NO_SPANS, LoadedDraft
 from vllm_specflash.engine.latents import SpanPooler, chunks_of
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.engine.v2.counters import DeviceCounters
 from vllm_specflash.engine.v2.graphs import DraftGraphs
 from vllm_specflash.engine.v2.slots import SlotTables
@@ -44,12 +45,14 @@ class SpecFlashSpeculator(BaseSpeculator):
     supports_mm_inputs = False
     draft_logits = None
     pcp_manager = None
+    # vLLM 0.26 prepares communication buffers for whatever layers it finds in it.
+    model = torch.nn.Module()
 
     def __init__(self, vllm_config, device: torch.device, req_states: RequestState | None = None):
         self.vllm_config, self.device, self.req_states = vllm_config, device, req_states
         config = vllm_config.speculative_config
         self.options, self.num_speculative_tokens = config.specflash, config.num_speculative_tokens
-        self.enable_adaptive_verification = config.enable_adaptive_verification
+        self.enable_adaptive_verification = getattr(config, "enable_adaptive_verification", False)
         self.max_num_reqs = vllm_config.scheduler_config.max_num_seqs
         self.width = self.num_speculative_tokens + 1
         self.stats, self.counters = DraftStats(), DeviceCounters(device)
@@ -213,7 +216,7 @@ class SpecFlashSpeculator(BaseSpeculator):
     def _pool(self, batch: InputBatch, hidden_states: Tensor) -> None:
         """Visual spans that this step's prompt chunks reach into; positions of prompts are known to the host exactly."""
         chunks = []
-        if self._spans and batch.has_prefill:
+        if self._spans and batch.is_prefilling_np.any():
             for request in np.flatnonzero(batch.is_prefilling_np).tolist():
                 spans = self._spans.get(batch.req_ids[request])
                 if spans is not None:
@@ -229,7 +232,7 @@ class SpecFlashSpeculator(BaseSpeculator):
         if len(latents.positions):
             spans = SpanBatch([self._spans.get(req_id, NO_SPANS) for req_id in batch.req_ids])
             requests, at, positions = (
-                torch.from_numpy(part).to(self.device, non_blocking=True)
+                to_device(part, self.device)
                 for part in (latents.requests, latents.positions, spans.draft_positions(latents.requests, latents.positions))
             )
             self.core.remember_latents(latents.rows, positions, self.draft.cache.slots(self.block_table, requests, at))
