@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .best_tree import BINS
+from .best_tree import BINS, BestTree
 from .commit_rows import CommittedRows, SlotSpans
 from .draft_attention import SpanTable
 from .kv_compact import CacheTable, cache_table
 from .latent_compress import CompressState
+from .rope_store import frequencies
+from .slot_queries import SlotFlags, SlotQueries
 from .tree_rows import TreeRows, TreeTables
 
 
