@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated
 from unittest import mock
@@ -18,9 +19,12 @@ from unittest import mock
 import torch
 import typer
 
+from vllm_specflash.bench.device import device
 from vllm_specflash.bench.launches import as_vllm, decode_step
-from vllm_specflash.bench.stand_in import SMALL, DecodeStep, default_draft
+from vllm_specflash.bench.random_draft import default_draft
+from vllm_specflash.bench.stand_in import SMALL, DecodeStep
 from vllm_specflash.engine.v2 import verifier
+from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.triton_kernels import _triton
 from vllm_specflash.triton_kernels.compile_report import compiling_for
 
@@ -39,14 +43,16 @@ def stubbed_device() -> Iterator[None]:
 def milliseconds(requests: int, context: int, nodes: int, steps: int) -> dict[str, float]:
     """Median CPU time of a step's parts."""
     taken: dict[str, list[float]] = {"prepare": [], "verify": [], "draft": []}
+    step = DecodeStep("cpu", default_draft(SMALL), requests, nodes, context)
+    step.speculator.graphs = SimpleNamespace(replay=lambda batch: True)
     with stubbed_device(), mock.patch.object(verifier, "get_num_sampled_and_rejected", as_vllm):
-        step = DecodeStep("cpu", default_draft(SMALL), requests, nodes, context)
-        step.speculator.graphs = SimpleNamespace(replay=lambda batch: True)
         for _ in range(steps + 3):
             for name in taken:
                 began = time.thread_time()
                 getattr(step, name)()
                 taken[name].append(1e3 * (time.thread_time() - began))
+    if step.speculator.stats.errors:
+        raise RuntimeError("The step failed with the device stubbed.")
     # The first ones compiled.
     return {name: statistics.median(times[3:]) for name, times in taken.items()}
 
@@ -56,6 +62,7 @@ def main(
     context: Annotated[int, typer.Option(help="Tokens of each.")] = 4096,
     nodes: Annotated[int, typer.Option(help="Drafted tokens of each.")] = 16,
     steps: Annotated[int, typer.Option(help="Measured.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
 ) -> None:
     counted = decode_step(requests, context, nodes)
     taken = milliseconds(requests, context, nodes, steps)
@@ -63,6 +70,11 @@ def main(
         transfers = counted[name].transfers
         print(f"{name:8} {ms:6.3f} ms, transfers {transfers['h2d']} / {transfers['d2h']}")
     to, back = (sum(counter.transfers[way] for counter in counted.values()) for way in ("h2d", "d2h"))
+    if out is not None:
+        write_provenance(
+            out, requests=requests, context=context, nodes=nodes, device=device(), milliseconds=taken,
+            host_to_device=to, device_to_host=back,
+        )  # fmt: skip
     print(f"{'a step':8} {sum(taken.values()):6.3f} ms, transfers {to} / {back} (host to device / device to host)")
 
 

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Annotated
 from unittest import mock
 
@@ -18,8 +19,10 @@ import torch
 import typer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vllm_specflash.bench.stand_in import SMALL, DecodeStep, default_draft
+from vllm_specflash.bench.random_draft import default_draft
+from vllm_specflash.bench.stand_in import SMALL, DecodeStep
 from vllm_specflash.engine.v2 import verifier
+from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.triton_kernels import _triton
 
 # They make a tensor and write nothing into it.
@@ -104,8 +107,13 @@ def main(
     context: Annotated[int, typer.Option(help="Tokens of each.")] = 4096,
     nodes: Annotated[int, typer.Option(help="Drafted tokens of each.")] = 16,
     every: Annotated[bool, typer.Option("--every", help="Name every operator and kernel.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the counts to this json file.")] = None,
 ) -> None:
-    for name, counter in decode_step(requests, context, nodes).items():
+    counters = decode_step(requests, context, nodes)
+    if out is not None:
+        kernels = {name: dict(counter.counts) for name, counter in counters.items()}
+        write_provenance(out, requests=requests, context=context, nodes=nodes, kernels=kernels)
+    for name, counter in counters.items():
         print(f"{name:8} {counter.counts.total():3} kernels, {counter.transfers['h2d']} / {counter.transfers['d2h']} transfers")
         if every:
             for kernel, count in counter.counts.most_common():

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vllm_specflash.triton_kernels.pair_chances import pair_chances
 
 # Candidates a position offers unless told otherwise: more of them change the acceptance of a chain or tree by nothing.
 CANDIDATES = 32

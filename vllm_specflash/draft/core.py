@@ -104,7 +104,7 @@ class DraftingCore:
         self.model, self.lm_head, self.embed, self.pages = model, lm_head, embed, pages
         self.depth, self.num_nodes, self.max_visible = depth, num_nodes, max_visible
         self.width = min(CANDIDATES, lm_head.shape[0])
-        # Chances that trees are chosen by instead of the draft's own: [C] and [L - 1, C, C].
+        # Chances that trees are chosen by instead of the draft's own: [C] and [L - 1 or more, C, C].
         self.assumed: tuple[Tensor, Tensor] | None = None
         self._frequencies = frequencies(model.config.head_dim, model.config.rope_theta, lm_head.device)
 
@@ -166,8 +166,9 @@ class DraftingCore:
         """The layer's output x [R, D] -> drafts; `attend` is for the positions of later rounds."""
         candidates = self._candidates(x, visible, attend)
         if self.assumed is not None:
-            first, following = (part.expand(len(x), *part.shape) for part in self.assumed)
-            candidates = Candidates(candidates.tokens, first, following)
+            first, following = self.assumed
+            following = following[: self.depth - 1]
+            candidates = Candidates(candidates.tokens, first.expand(len(x), -1), following.expand(len(x), -1, -1, -1))
         return Proposal(best_tree(candidates.first, candidates.following, self.num_nodes, deepest, chain, ratio), candidates)
 
     def _candidates(self, x: Tensor, visible: Tensor, attend: Attend) -> Candidates:

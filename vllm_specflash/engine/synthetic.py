@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vllm_specflash.config import SpecFlashError
+from vllm_specflash.config import MAX_SPECULATIVE_TOKENS, SpecFlashError
 
 # Set by the benchmark in the processes of its engines.
 ALLOWED = "SPECFLASH_BENCH"
+SYNTHETIC_WARNING = "SpecFLASH ACCEPTS DRAFTS BY CHANCE (synthetic_acceptance): this engine's answers mean nothing."
 # What each further candidate gets of the chance that the one before it left.
 SHARE = 0.5
 
@@ -29,16 +30,16 @@ def refuse_outside_benchmarks(rates: Sequence[float] | None) -> None:
         )
 
 
-def conditional(rates: Sequence[float], depth: int) -> list[float]:
-    """P_(d+1) / P_d for d from 0 to depth, 0 beyond the given rates."""
+def conditional(rates: Sequence[float]) -> list[float]:
+    """P_(d+1) / P_d for d from 0 to the deepest that a draft can be, 0 beyond the given rates."""
     rates = [1.0, *rates]
     steps = [after / before if before else 0.0 for before, after in zip(rates, rates[1:])]
-    return (steps + [0.0] * (depth + 1))[: depth + 1]
+    return (steps + [0.0] * (MAX_SPECULATIVE_TOKENS + 1))[: MAX_SPECULATIVE_TOKENS + 1]
 
 
-def assumed_chances(rates: Sequence[float], depth: int, width: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """What a draft with these rates would say: [width] of the first position, [depth - 1, width, width] of the others."""
-    first = torch.tensor(conditional(rates, depth)[:depth], device=device)[:, None]
+def assumed_chances(rates: Sequence[float], width: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """What a draft with these rates would say: [width] of the first position, [.., width, width] of every other one."""
+    first = torch.tensor(conditional(rates), device=device)[:, None]
     rest = (1 - first) * SHARE ** torch.arange(1.0, width, device=device)
     chances = torch.cat((first, rest), 1)
     return chances[0].contiguous(), chances[1:, None].expand(-1, width, -1).contiguous()
@@ -50,6 +51,15 @@ def uniform(slots: Tensor, positions: Tensor) -> Tensor:
     for factor in (0x2C1B3C6D, 0x297A2D39):
         mixed = ((mixed ^ (mixed >> 15)) * factor) & 0xFFFFFFFF
     return ((mixed ^ (mixed >> 15)) & 0xFFFFFF).float() / (1 << 24)
+
+
+def depths(parents: Tensor, bounds: Tensor) -> Tensor:
+    """Depth [N] int64 of every node, 0 at a root, on a CPU; parents and bounds as `decide` takes them."""
+    above, found = parents.tolist(), []
+    for first, end in zip(bounds.tolist(), bounds.tolist()[1:]):
+        for node in range(first, end):
+            found.append(found[first + above[node]] + 1 if above[node] >= 0 else 0)
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def decide(
