@@ -19,6 +19,7 @@ from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.images import read_image, video_url
 from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.skipped import Unusable, skip
+from vllm_specflash.train.startup import cpu_kv_cache, start_engine
 from vllm_specflash.train.target import Sample, target_config, target_name
 
 
@@ -165,10 +166,9 @@ def generate_answers(
     hidden states are kept there on the way, for training (`FeatureCache`).
 
     Raises:
-        SpecFlashError: there is no such target, or features are wanted of a kind of target that cannot be trained for.
+        SpecFlashError: there is no such target, features are wanted of a kind of target that cannot be trained for, or vLLM
+            does not start.
     """
-    from vllm import LLM
-
     config, folder = target_config(target), AnswerFolder(out)
     todo = _unanswered(prompts, folder.ids(), config, skipped)
     if not todo:
@@ -177,14 +177,16 @@ def generate_answers(
     limits = {"image": options.max_images} if any(prompt.image_paths for prompt in todo) else {}
     if any(prompt.video_paths for prompt in todo):
         limits["video"] = options.max_videos
-    llm = LLM(
-        target,
+    llm = start_engine(
+        out / "vllm.log",
+        model=target,
         dtype="bfloat16",
         max_model_len=options.max_model_len,
         max_num_seqs=options.batch,
         # A batch engine runs wide: the compiler's start-up costs more than it gives back.
         enforce_eager=True,
         limit_mm_per_prompt=limits or None,
+        **cpu_kv_cache(config, options.batch, options.max_model_len),
         **({} if features is None else {"enable_prefix_caching": False, "worker_extension_cls": EXTENSION}),
     )
     if features is not None:
