@@ -10,7 +10,7 @@ UV := $(VENV)/bin/uv --quiet
 # Compiled modules are kept on first import: each vLLM engine process would otherwise compile thousands anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo docs test compat clean
+.PHONY: setup demo docs figures pythons test v2 compat clean
 
 setup: $(READY)
 
@@ -31,11 +31,23 @@ demo: $(READY)
 	$(VENV)/bin/specflash demo
 
 test: $(READY)
-	$(VENV)/bin/pytest --ignore=tests/compat $(ARGS)
+	$(VENV)/bin/pytest --ignore=tests/compat --ignore=tests/v2 $(ARGS)
+
+# The engine on model runner V2, all kernels in Triton's interpreter: a process of its own, since vLLM decides on import.
+v2: $(READY)
+	$(VENV)/bin/pytest tests/v2 $(ARGS)
 
 # Pages in build/site, warnings as errors.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict $(ARGS)
+
+# Figures in README and on pages, from the records in docs/results; `make test` fails where they differ.
+figures: $(READY)
+	$(VENV)/bin/python docs/hooks/figures.py
+
+# Which Pythons from 3.10 to 3.13 are here, and on each: an installation of the package, its commands and every module compiled.
+pythons: $(READY)
+	.ci/pythons
 
 # Needs the network once per vLLM release checked; says so and skips without it.
 compat: $(READY)

@@ -1,6 +1,7 @@
 """`specflash`: one module of vllm_specflash.commands per command, imported when the command runs."""
 
 from importlib import import_module
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -43,8 +44,18 @@ class LazyCommands(TyperGroup):
 app = typer.Typer(cls=LazyCommands, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
 
+def _print_versions(asked: bool) -> None:
+    if asked:
+        from vllm_specflash import __version__, compat
+
+        typer.echo(f"vllm-specflash {__version__}, vLLM {compat.vllm_version() or 'not installed'}")
+        raise typer.Exit
+
+
 @app.callback()
-def _specflash() -> None:
+def _specflash(
+    version: Annotated[bool, typer.Option("--version", callback=_print_versions, is_eager=True, help="Say the versions and end.")] = False,
+) -> None:
     """SpecFLASH speculative decoding: from a target to its draft."""
 
 

@@ -214,7 +214,7 @@ CPU_TREE_NAMES = (
         ("common_prefix_len", "common_attn_metadata"),
     ),
 )  # fmt: skip
-# What trees on CUDA lean on besides: our attention backend is made of vLLM's Triton one (engine/tree_backend.py).
+# What trees on CUDA lean on besides: our attention backend is made of vLLM's Triton one (engine/v2/backend.py).
 CUDA_TREE_NAMES = (
     Name("vllm.v1.attention.backends.registry", "register_backend", ("backend", "class_path")),
     Name("vllm.v1.attention.backends.registry", "AttentionBackendEnum.CUSTOM"),
@@ -225,7 +225,7 @@ CUDA_TREE_NAMES = (
     Name("vllm.config.model", "ModelConfig", attributes=("rswa_window",)),
     Name("vllm.config.parallel", "ParallelConfig", attributes=("use_ubatching",)),
     Name("vllm.config.compilation", "CompilationConfig", attributes=("static_forward_context",)),
-    Name("vllm.v1.attention.backend", "AttentionCGSupport.NEVER"),
+    Name("vllm.v1.attention.backend", "AttentionCGSupport.UNIFORM_BATCH"),
     Name("vllm.v1.attention.backend", "AttentionType.DECODER"),
     Name("vllm.v1.attention.backends.triton_attn", "TritonAttentionBackend.get_impl_cls"),
     Name("vllm.v1.attention.backends.triton_attn", "TritonAttentionBackend.get_builder_cls"),
@@ -253,6 +253,58 @@ CUDA_TREE_NAMES = (
         "vllm.model_executor.layers.attention", "Attention",
         attributes=("impl", "kv_cache", "kv_cache_torch_dtype", "num_kv_heads", "head_size", "head_size_v"),
     ),
+)  # fmt: skip
+# Model runner V2 (engine/v2).
+V2_NAMES = (
+    Name("vllm.v1.worker.gpu_worker", "Worker", attributes=("is_driver_worker", "use_v2_model_runner")),
+    Name("vllm.v1.worker.gpu_worker", "Worker.init_device"),
+    Name("vllm.v1.worker.gpu_worker", "Worker.compile_or_warm_up_model"),
+    Name("vllm.v1.worker.gpu.model_runner", "init_speculator", ("vllm_config", "device")),
+    Name(
+        "vllm.v1.worker.gpu.model_runner", "GPUModelRunner", ("vllm_config", "device"),
+        attributes=(
+            "req_states", "rejection_sampler", "speculator", "model_state", "model", "model_config", "block_tables",
+            "input_buffers", "attn_groups", "kv_cache_config",
+        ),
+    ),
+    Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.load_model"),
+    Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.initialize_kv_cache", ("kv_cache_config",)),
+    Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.add_requests", ("scheduler_output",)),
+    Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.prepare_attn", ("input_batch",)),
+    Name(
+        "vllm.v1.worker.gpu.model_runner", "GPUModelRunner.sample", ("hidden_states", "input_batch", "grammar_output")
+    ),
+    Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.sample_tokens"),
+    Name("vllm.v1.worker.gpu.model_states.interface", "ModelState.prepare_inputs", ("input_batch", "req_states")),
+    Name(
+        "vllm.v1.worker.gpu.input_batch", "InputBatch",
+        attributes=(
+            "req_ids", "num_reqs", "idx_mapping", "num_scheduled_tokens", "num_tokens", "query_start_loc",
+            "query_start_loc_np", "seq_lens", "num_computed_tokens_np", "is_prefilling_np", "input_ids",
+            "logits_indices", "cu_num_logits",
+        ),
+    ),
+    Name(
+        "vllm.v1.worker.gpu.input_batch", "get_num_sampled_and_rejected",
+        ("num_sampled", "seq_lens", "cu_num_logits", "idx_mapping", "prefill_len"),
+    ),
+    Name("vllm.v1.worker.gpu.input_batch", "InputBuffers", attributes=("positions",)),
+    Name(
+        "vllm.v1.worker.gpu.states", "RequestState", attributes=("req_id_to_index", "prefill_len", "all_token_ids")
+    ),
+    Name("vllm.v1.worker.gpu.block_table", "BlockTables", attributes=("input_block_tables",)),
+    Name("vllm.v1.worker.gpu.sample.output", "SamplerOutput", attributes=("sampled_token_ids", "logprobs_tensors", "num_sampled", "num_rejected")),
+    Name("vllm.v1.worker.gpu.sample.sampler", "Sampler.__call__", ("logits", "input_batch")),
+    Name("vllm.v1.worker.gpu.spec_decode.rejection_sampler", "RejectionSampler", attributes=("sampler",)),
+    Name("vllm.v1.worker.gpu.spec_decode.rejection_sampler", "RejectionSampler.__call__", ("logits", "input_batch")),
+    Name("vllm.v1.worker.gpu.spec_decode.speculator", "BaseSpeculator.init_cudagraph_manager", ("cudagraph_mode",)),
+    Name("vllm.v1.worker.gpu.spec_decode.speculator", "BaseSpeculator.capture"),
+    Name(
+        "vllm.v1.worker.gpu.spec_decode.speculator", "BaseSpeculator.propose",
+        ("input_batch", "attn_metadata", "slot_mappings", "last_hidden_states", "aux_hidden_states", "num_sampled"),
+    ),
+    Name("vllm.v1.core.sched.output", "SchedulerOutput", attributes=("finished_req_ids", "scheduled_new_reqs")),
+    Name("vllm.v1.core.sched.output", "NewRequestData", attributes=("req_id", "mm_features", "sampling_params")),
 )  # fmt: skip
 # Only where the CPU build is: a GPU wheel's module of the same name may not import there.
 CPU_NAMES = (

@@ -1,6 +1,8 @@
 """What a user may say in `speculative_config`, and where a draft is looked for. Imports no vLLM."""
 
 import dataclasses
+import difflib
+import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -8,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 METHOD = "specflash"
-# The scheduler's and the rejection sampler's buffers are sized by it; vLLM itself stops at 128.
-MAX_SPECULATIVE_TOKENS = 64
+# Path of the attention backend that verifies trees, as vLLM's registry wants it.
+TREE_BACKEND = "vllm_specflash.engine.v2.backend.TreeAttentionBackend"
+# A tree and its root fit the 64 bits of an ancestor mask; vLLM itself stops at 128.
+MAX_SPECULATIVE_TOKENS = 63
 SIZINGS = ("auto", "longest")
+# How alike a word must be to be taken for a misspelt "specflash"; vLLM's nearest method, "dflash", is 0.67 alike.
+ALMOST = 0.8
 
 
 class SpecFlashError(ValueError):
@@ -29,21 +35,21 @@ class SpecFlashOptions:
     model: str | None = option(None, "Draft checkpoint: a folder or a hub id. Default: the target's `specflash/` folder.")
     num_speculative_tokens: int | None = option(
         None,
-        "Most drafted tokens per request and step. Default: 16 where trees run; otherwise what the draft was trained for, "
+        "Most drafted tokens per request and step. Default: 16 with trees; otherwise what the draft was trained for, "
         "K tokens times its rounds.",
     )
     tree: bool | None = option(
         None,
         "Draft trees, K tokens times the draft's rounds deep, where the request's settings allow it; false: chains, as long as "
-        "num_speculative_tokens says. Default: trees on CPUs, chains on GPUs.",
+        "num_speculative_tokens says. Default: true, but on CPUs that Triton has a backend for.",
     )
     sizing: str = option(
         "auto",
-        "Size of each draft: 'auto' weighs every token's chance against what the batch's step costs, measured once "
-        "at start; 'longest' always drafts as much as min_confidence allows.",
+        "Size of each draft: 'auto' weighs chances of acceptance against what the batch's step costs, measured once "
+        "at start; 'longest' always drafts as much as it may.",
     )
     min_confidence: float = option(
-        0.02, "Tokens whose chance of being accepted, as the draft sees it, falls below this are not drafted."
+        0.02, "Tokens whose chance of being accepted, as the draft sees it, falls below this are not drafted. On CPUs without Triton."
     )
     revision: str | None = option(None, "Hub revision of the draft.")
     check_target_name: bool = option(True, "Refuse a draft that was trained for a target of another name.")
@@ -92,10 +98,48 @@ class SpecFlashOptions:
 
 
 def names_specflash(speculative_config: Any) -> bool:
-    """Whether a user's `speculative_config` (bare word, dict, or something else) asks for this plugin."""
+    """Whether a user's `speculative_config` (bare word, dict, or something else) asks for this plugin.
+
+    A dict without a method does where its model is one of our drafts.
+    """
     if isinstance(speculative_config, dict):
-        return speculative_config.get("method") == METHOD
+        method = speculative_config.get("method")
+        return method == METHOD or method is None and is_draft(speculative_config.get("model"))
     return speculative_config == METHOD
+
+
+def refuse_almost_specflash(method: Any, model: Any = None) -> None:
+    """Raise where a user means this plugin and does not say so.
+
+    Args:
+        method: what was given for vLLM's speculative method.
+        model: what was given for its draft.
+
+    Raises:
+        SpecFlashError: the method is almost our name, or another one with a draft of ours.
+    """
+    if not isinstance(method, str) or method == METHOD:
+        return
+    if difflib.get_close_matches(method.strip().lower(), [METHOD], cutoff=ALMOST):
+        raise SpecFlashError(f"There is no speculative method {method!r}: did you mean {METHOD!r}?")
+    if is_draft(model):
+        raise SpecFlashError(f'{model} is a SpecFLASH draft: give the method "specflash" with it, not {method!r}.')
+
+
+def is_draft(model: Any) -> bool:
+    """Whether a folder, or a hub repository in this machine's cache, says in its config.json that it is one of our drafts."""
+    if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
+        return False
+    path = Path(model).expanduser() / "config.json"
+    try:
+        if not path.is_file():
+            from huggingface_hub import try_to_load_from_cache
+
+            path = Path(try_to_load_from_cache(os.fspath(model), "config.json") or "")
+        return json.loads(path.read_text(encoding="utf-8")).get("model_type") == METHOD
+    # No config, no JSON, no name that the hub knows: no draft that we could tell.
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
 
 
 def find_draft(options: SpecFlashOptions, target: str, target_revision: str | None = None) -> Path:

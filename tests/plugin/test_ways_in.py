@@ -11,7 +11,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from vllm_specflash.config import SpecFlashError, SpecFlashOptions
+from vllm_specflash.config import SpecFlashError, SpecFlashOptions, names_specflash, refuse_almost_specflash
 
 WORKER = "vllm_specflash.engine.cpu_worker.SpecFlashCPUWorker"
 
@@ -27,6 +27,7 @@ IN_PYTHON = {
     "bare word": "specflash",
     "dict": {"method": "specflash"},
     "dict with options": {"method": "specflash", "model": "DRAFT", "num_speculative_tokens": 3, "min_confidence": 0.2},
+    "dict without a method": {"model": "DRAFT", "num_speculative_tokens": 3},
     "dict with dashes": {"method": "specflash", "num-speculative-tokens": 3},
 }
 ON_THE_COMMAND_LINE = {
@@ -41,6 +42,7 @@ ON_THE_COMMAND_LINE = {
         "--speculative-config.num_speculative_tokens", "3",
     ],
     "spec flags": ["--spec-method", "specflash", "--spec-model", "DRAFT", "--spec-tokens", "3"],
+    "spec model alone": ["--spec-model", "DRAFT", "--spec-tokens", "3"],
     "spec method alone": ["--spec-method", "specflash"],
     "mixture": ["--speculative-config", '{"min_confidence": 0.2}', "--spec-method", "specflash", "--spec-tokens", "3"],
 }  # fmt: skip
@@ -139,6 +141,41 @@ def test_other_methods_still_parse(text_target):
     assert _parsed(text_target).speculative_config is None
     with pytest.raises(SystemExit):
         _parsed(text_target, "--speculative-config", "specflesh")
+
+
+@pytest.mark.parametrize("word", ["specflahs", "specflsh", "SpecFlash", "spec-flash", "spec_flash"])
+def test_a_misspelt_method_is_recognised(text_target, other_draft, word, capsys):
+    says = f"There is no speculative method '{word}': did you mean 'specflash'?"
+    for given in (word, {"method": word}, {"method": word, "model": str(other_draft)}):
+        with pytest.raises(SpecFlashError) as error:
+            EngineArgs(str(text_target), speculative_config=given, **SMALL).create_engine_config()
+        assert str(error.value) == says
+    with pytest.raises(SystemExit):
+        _parsed(text_target, "--speculative-config", word)
+    assert f"argument --speculative-config/-sc: {says}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["draft_model", "eagle"])
+def test_another_method_with_a_draft_of_ours(text_target, other_draft, method):
+    given = {"method": method, "model": str(other_draft), "num_speculative_tokens": 3}
+    with pytest.raises(SpecFlashError) as error:
+        EngineArgs(str(text_target), speculative_config=given, **SMALL).create_engine_config()
+    assert str(error.value) == f'{other_draft} is a SpecFLASH draft: give the method "specflash" with it, not {method!r}.'
+
+
+def test_no_method_of_vllm_is_taken_for_ours():
+    from typing import get_args
+
+    from vllm.config.speculative import SpeculativeMethod
+
+    def words(kind):
+        return [word for part in get_args(kind) for word in (words(part) if get_args(part) else [part])]
+
+    methods = words(SpeculativeMethod)
+    assert len(methods) > 8 and "dflash" in methods
+    for method in methods:
+        refuse_almost_specflash(method, model="nobody/none")
+        assert not names_specflash({"method": method})
 
 
 def test_blocks_are_small_where_trees_run(text_target):

@@ -66,5 +66,5 @@ def _prompts(path: Path, templates: list[str], skipped: Counter) -> list[Prompt]
     found = list(prompts_of_images(path, templates) if path.is_dir() else read_prompts(path, skipped))
     if not found:
         reasons = f" ({', '.join(skipped)})" if skipped else ""
-        raise SpecFlashError(f"{path} has no usable prompt{reasons}: see the README for the two forms that are read.")
+        raise SpecFlashError(f"{path} has no usable prompt{reasons}: docs/training.md shows the three forms that are read.")
     return found

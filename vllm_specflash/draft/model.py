@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization
 
 from vllm_specflash.draft.attention import DraftAttention
-from vllm_specflash.draft.compressor import LatentCompressor
+from vllm_specflash.draft.compressor import LatentCompressor, compressor_of
 from vllm_specflash.draft.config import SpecFlashConfig
 from vllm_specflash.draft.head import Selector, SemiARHead, Transition
 
@@ -27,7 +27,7 @@ class SpecFlashDraft(PreTrainedModel):
     def __init__(self, config: SpecFlashConfig):
         super().__init__(config)
         size = config.hidden_size
-        self.compressor = LatentCompressor(config.num_latents, size)
+        self.compressor = compressor_of(config)
         self.fc = nn.Linear(size + config.feature_size, size)
         self.attention = DraftAttention(config)
         self.head = SemiARHead(size, config.semi_ar_width, config.head_expansion)
@@ -54,6 +54,10 @@ class SpecFlashDraft(PreTrainedModel):
             hidden = F.pad(hidden, (0, self.config.feature_size - hidden.shape[-1]))
         return self.fc(torch.cat((next_token_embeddings, hidden), dim=-1))
 
+    def normed(self, u: Tensor) -> Tensor:
+        """What the attention's projections read of its inputs u [..., D]."""
+        return self.attention_norm(u) if self.config.variant == "residual" else u
+
     def layer(self, u: Tensor, positions: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
         """Attention over the compressed sequence: inputs u [T, D] at draft positions [T] -> x [T, D].
 
@@ -62,7 +66,7 @@ class SpecFlashDraft(PreTrainedModel):
         outputs are wanted: attend gets q [Q, H, Dh] and x is [Q, D].
         """
         residual = self.config.variant == "residual"
-        q, k, v = self.attention.project(self.attention_norm(u) if residual else u, positions)
+        q, k, v = self.attention.project(self.normed(u), positions)
         if rows is not None:
             q, u = q[rows], u[rows]
         attended = self.attention.output(attend(q, k, v))
@@ -87,7 +91,7 @@ class SpecFlashDraft(PreTrainedModel):
         """Called by transformers for modules that no checkpoint filled."""
         std = self.config.initializer_range
         if isinstance(module, LatentCompressor):
-            initialization.normal_(module.queries, std=std)
+            module.initialise(std)
         elif isinstance(module, Transition):
             initialization.normal_(module.previous, std=std)
             # Zero, so that an untrained term changes nothing.

@@ -16,7 +16,7 @@ class LossOptions:
     """Weights of the losses and noise on the inputs."""
 
     smooth_l1: float = field(default=1.0, metadata={"help": "Weight of SmoothL1 on the hidden states."})
-    cross_entropy: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy (METHOD.md: 0.1)."})
+    cross_entropy: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy (the paper: 0.1)."})
     total_variation: float = field(default=0.0, metadata={"help": "Weight of the share of sampled tokens rejected."})
     acceptance: float = field(default=0.0, metadata={"help": "Weight of the negative logarithm of the share accepted."})
     target_temperature: float = field(default=1.0, metadata={"help": "Of the target's distributions; below 1: greedier."})

@@ -87,10 +87,12 @@ def drafted(
     lm_head: Tensor,
     rounds: int,
     width: int = CANDIDATES,
+    visual: Tensor | None = None,
 ) -> Candidates:
     """What R rounds propose at every trained position of a batch of one sample: P rows, L = R * K.
 
-    Row p stands at target position t and guesses x_{t+2}, x_{t+3}, ...; lm_head is the draft's, [V_d, D].
+    Row p stands at target position t and guesses x_{t+2}, x_{t+3}, ...; lm_head is the draft's, [V_d, D]; visual as in
+    `compressed_inputs`.
     """
     if batch.shape[0] != 1:
         raise ValueError("Drafts are simulated one sample at a time.")
@@ -100,7 +102,7 @@ def drafted(
         sequence.update(k=k[0], v=v[0])
         return dense_causal_attention(q, k, v)
 
-    u = compressed_inputs(draft, batch, hidden, embedding)
+    u = compressed_inputs(draft, batch, hidden, embedding, visual)
     x = draft.layer(u, torch.arange(u.shape[1], device=u.device)[None], attend)[0, batch.answer_rows]
     rows, proposed, chain_k, chain_v = batch.answer_rows, [], [], []
     while True:

@@ -1,0 +1,223 @@
+"""Measured figures on the pages and in README: what stands between `<!-- figure: NAME ARGUMENTS -->` and `<!-- / -->`.
+
+    python docs/hooks/figures.py        # `make figures`: write them anew, and the plot, from docs/results
+
+A page keeps its figures in its text, so that it also reads where nothing is built; tests/docs/test_figures.py fails where
+one is not its record's, and where prose has a figure without a record.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+from vllm_specflash.bench.document import Document
+from vllm_specflash.bench.rows import plain_with_itself as plain_agreement
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "results"
+SHIPPED = ROOT / "vllm_specflash" / "demo" / "weights"
+MARKED = re.compile(r"<!-- figure: (?P<words>[^>]+?) -->(?P<shown>.*?)<!-- / -->", re.DOTALL)
+# What the tables of README say beside a task's name.
+SEES = {"scenes": ", 64 visual tokens", "clips": ", up to 512 visual tokens", "chat": ""}
+MIB = 2**20
+
+
+def filled(text: str) -> str:
+    """A page with every marked figure taken from its record.
+
+    Raises:
+        KeyError: there is no such figure, or no such row in the record.
+    """
+    return MARKED.sub(lambda found: f"<!-- figure: {found['words']} -->{_made(found['words'])}<!-- / -->", text)
+
+
+def _made(words: str) -> str:
+    name, *arguments = words.split()
+    return FIGURES[name](*arguments)
+
+
+@cache
+def record(file: str) -> dict:
+    return json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
+
+
+def row(file: str, task: str, batch: str, method: str = "specflash") -> dict:
+    """A line of a benchmark's summary. Raises KeyError where it was not measured."""
+    for one in record(file)["summary"]:
+        if (one["task"], one["batch_size"], one["method"]) == (task, int(batch), method):
+            return one
+    raise KeyError(f"{file} has no {task} at batch {batch} by {method}")
+
+
+def decoding(*cell: str) -> str:
+    return f"{row(*cell)['decode_speed_up']['median']:.2f}x"
+
+
+def end_to_end(*cell: str) -> str:
+    return f"{row(*cell)['end_to_end_speed_up']['median']:.2f}x"
+
+
+def machine(file: str) -> str:
+    device, versions = record(file)["device"], record(file)["provenance"]["versions"]
+    return f"{device['cores']} cores of an {device['cpu']}, vLLM {versions['vllm']}"
+
+
+def speed_table(file: str) -> str:
+    """All methods but plain vLLM, a block."""
+    lines = [
+        "| task | batch | method | decoding | end to end | tau | draft ms a step | same answers |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    previous = None
+    for one in record(file)["summary"]:
+        if one["decode_speed_up"] is None:
+            continue
+        # A task's name stands once, at its first row.
+        task = "" if one["task"] == previous else one["task"] + (SEES[one["task"]] if one["batch_size"] == 1 else "")
+        previous = one["task"]
+        draft = one["step"]["draft network"] + one["step"]["draft host"]
+        same = one["identical"].replace("/", " of ")
+        lines.append(
+            f"| {task} | {one['batch_size']} | {one['method']} | {one['decode_speed_up']['median']:.2f}x | "
+            f"{one['end_to_end_speed_up']['median']:.2f}x | {one['acceptance_length']:.2f} | {draft:.2f} | {same} |"
+        )
+    return "\n" + "\n".join(lines).replace("|  |", "| |") + "\n\n"
+
+
+def identity(file: str) -> str:
+    agreement = record(file)["results"]["scenes"]["agreement"]
+    return f"{agreement['identical']} of {agreement['compared']}"
+
+
+def widest_gap(file: str) -> str:
+    """Of the differences from plain vLLM, the widest gap between plain vLLM's two best logits, in steps of the dtype."""
+    return f"{max(one['widest_gap'] or 0.0 for one in record(file)['summary']):.2g}"
+
+
+def plain_with_itself(file: str, target: str, task: str) -> str:
+    """Answers of plain vLLM that are the same at the smallest and the largest batch."""
+    document = Document(RESULTS / f"{file}.json", record(file)["settings"])
+    sizes = sorted({batch for name, of, batch in document.cells() if (name, of) == (target, task)})
+    agreement = plain_agreement(document, target, task, sizes[0], sizes[-1])
+    return f"{agreement.identical} of {agreement.compared}"
+
+
+def kv_overhead(file: str, target: str) -> str:
+    engines = record(file)["engines"][target]
+    return f"{engines['specflash']['kv_bytes_per_slot'] / engines['plain']['kv_bytes_per_slot'] - 1:.1%}"
+
+
+def resident(file: str, target: str, method: str) -> str:
+    """Resident memory over plain vLLM's."""
+    engines = record(file)["engines"][target]
+    return f"{(engines[method]['resident_bytes'] - engines['plain']['resident_bytes']) / MIB:.0f} MiB"
+
+
+def step(file: str, batch: str, *parts: str) -> str:
+    """From the least to the greatest of all tasks: milliseconds of a decoding step, summed over these parts (`a_b` is `a b`)."""
+    rows = [one for one in record(file)["summary"] if one["batch_size"] == int(batch) and one["method"] not in ("plain", "ngram")]
+    found = [sum(({**one["step"], "verifying": one["verify_ms"]})[part.replace("_", " ")] for part in parts) for one in rows]
+    return f"{min(found):.1f} to {max(found):.1f} ms"
+
+
+def step_share(file: str, batch: str, *parts: str) -> str:
+    """The same, of the step's wall time."""
+    rows = [one for one in record(file)["summary"] if one["batch_size"] == int(batch) and one["method"] not in ("plain", "ngram")]
+    found = [
+        sum(({**one["step"], "verifying": one["verify_ms"]})[part.replace("_", " ")] for part in parts) / one["step"]["wall"]
+        for one in rows
+    ]
+    return f"{100 * min(found):.0f} to {100 * max(found):.0f}%"
+
+
+def ablation(row: str, what: str = "one_round") -> str:
+    """Tau of a row over all answers, or `attended`: rows that a draft forward attends to."""
+    (one,) = (one for one in record("ablation")["rows"] if one["row"]["name"] == row)
+    return f"{one['attended_rows']:.0f}" if what == "attended" else f"{one['all'][what.replace('_', ' ')]:.2f}"
+
+
+def ablation_gain(row: str, over: str) -> str:
+    return f"{float(ablation(row)) / float(ablation(over)) - 1:.0%}"
+
+
+def simulated(task: str, shape: str) -> str:
+    """Tau by `specflash eval`, in `chains` or `trees`."""
+    return f"{_simulated(task, shape):.2f}"
+
+
+def simulated_gain(task: str) -> str:
+    """Of trees over chains."""
+    return f"{_simulated(task, 'trees') / _simulated(task, 'chains') - 1:+.0%}"
+
+
+def transition(given: str) -> str:
+    """Tau on chat in trees of 16, of the draft `with` or `without` a transition term."""
+    return f"{record('trees-simulated')[f'chat, 500 steps {given} transition, trees of 16']['simulated']['chat']['tau']:.2f}"
+
+
+def _simulated(task: str, shape: str) -> float:
+    drafts = "chat" if task == "chat" else "scenes and clips"
+    shapes = {"chains": "chains", "trees": "trees of 16"}
+    return record("trees-simulated")[f"{drafts}, {shapes[shape]}"]["simulated"][task]["tau"]
+
+
+def soak_growth(file: str) -> str:
+    (line,) = (line for line in record(file)["summary"] if "growth" in line)
+    return re.search(r"\+([\d.]+)%", line)[1] + "%"
+
+
+def tau_of_eval(file: str, task: str, kind: str) -> str:
+    """`simulated`, `measured`, or the `difference` between them."""
+    if kind == "difference":
+        return f"{record(file)['measured'][task]['tau'] / record(file)['simulated'][task]['tau'] - 1:+.1%}"
+    return f"{record(file)[kind][task]['tau']:.3f}"
+
+
+def served_as_before(file: str) -> str:
+    return f"{record(file)['identical']} of {record(file)['served']}"
+
+
+def shipped(draft: str, what: str) -> str:
+    """From the provenance beside a shipped draft."""
+    made = json.loads((SHIPPED / draft / "provenance.json").read_text(encoding="utf-8"))
+    return f"{made['recipe'].get(what, made.get(what)):,.0f}"
+
+
+def ablation_seconds(row: str) -> str:
+    (one,) = (one for one in record("ablation")["rows"] if one["row"]["name"] == row)
+    return f"{one['train_seconds']:.0f} s"
+
+
+def late_first_token(file: str, task: str, method: str) -> str:
+    """Medians of the time to the first token over plain vLLM's, from the least to the greatest over batch sizes."""
+    seconds: dict[tuple, list[float]] = {}
+    for one in record(file)["passes"]:
+        if one["task"] == task and one["method"] in (method, "plain"):
+            found = seconds.setdefault((one["batch_size"], one["method"]), [])
+            found += [output["first_seconds"] for output in one["outputs"]]
+    ratios = [median(seconds[batch, method]) / median(seconds[batch, "plain"]) for batch in {batch for batch, _ in seconds}]
+    return f"{min(ratios):.1f} to {max(ratios):.1f} times"
+
+
+MAKERS = (
+    decoding, end_to_end, machine, speed_table, identity, plain_with_itself, widest_gap, kv_overhead, resident, step, step_share, ablation,
+    ablation_gain, simulated, simulated_gain, transition, soak_growth, tau_of_eval,
+    served_as_before, shipped, ablation_seconds, late_first_token,
+)  # fmt: skip
+FIGURES: dict[str, Callable[..., str]] = {made.__name__: made for made in MAKERS}
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+def main() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(f"written: {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

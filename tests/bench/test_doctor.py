@@ -1,0 +1,285 @@
+"""The doctor is right about good and bad machines, targets, drafts and servers."""
+
+import json
+import shutil
+import struct
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import draft_for
+
+from vllm_specflash.bench.doctor import FAULT, examine, examine_server
+from vllm_specflash.bench.doctor import engine as of_engine
+from vllm_specflash.bench.doctor.trial import draft_step
+from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+
+
+@pytest.fixture
+def pair(text_target, tmp_path):
+    """Copies of a target and its draft, to be spoilt; the draft is named, or the target's own where `draft` is None."""
+    target = tmp_path / "targets" / text_target.name
+    shutil.copytree(text_target, target)
+    shutil.move(target / "specflash", tmp_path / "draft")
+    return SimpleNamespace(target=target, draft=tmp_path / "draft", original=text_target)
+
+
+def _config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def _weights(folder, change):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+
+
+def _cut(path, keep=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+
+
+def _shard(target, lose=False):
+    """The target's weights as two files with an index."""
+    tensors = load_file(target / "model.safetensors")
+    (target / "model.safetensors").unlink()
+    names, weight_map = sorted(tensors), {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, target / file, {"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    (target / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    if lose:
+        (target / "model-00002-of-00002.safetensors").unlink()
+
+
+def _own_draft(pair, monkeypatch):
+    shutil.move(pair.draft, pair.target / "specflash")
+    pair.draft = None
+
+
+def _another_target_name(pair, monkeypatch):
+    _config(pair.draft, target_name="org/other-7b")
+
+
+def _limited_vocabulary(pair, monkeypatch):
+    shutil.rmtree(pair.draft)
+    draft_for(pair.original, pair.draft, draft_vocab_size=40)
+
+
+def _named(attribute, value):
+    return lambda pair, monkeypatch: setattr(pair, attribute, value)
+
+
+GOOD = {
+    "the target's own draft": _own_draft,
+    "a draft that is named": lambda pair, monkeypatch: None,
+    "a draft of some of the target's tokens": _limited_vocabulary,
+    "weights in two files": lambda pair, monkeypatch: _shard(pair.target),
+    "a draft of any target": lambda pair, monkeypatch: _config(pair.draft, target_name=""),
+    "a folder named with a slash at its end": lambda pair, monkeypatch: setattr(pair, "target", f"{pair.target}/"),
+    "a draft of the authors' layer": lambda pair, monkeypatch: (
+        shutil.rmtree(pair.draft), draft_for(pair.original, pair.draft, variant="plain"),
+    ),
+}  # fmt: skip
+# What is spoilt, which finding says so, and in which words.
+BAD = {
+    "no such target folder": (_named("target", "/nowhere/target"), "target", "the folder /nowhere/target does not exist"),
+    "a target that only a silent hub has": (_named("target", "nobody/none"), "target", "nothing of it in the hub's cache (HF_HUB_OFFLINE is set)"),
+    "a target that is no name": (_named("target", "no body/none"), "target", "it is no hub id"),
+    "a target without config": (lambda p, m: (p.target / "config.json").unlink(), "target", "has no config.json"),
+    "a target without weights": (lambda p, m: (p.target / "model.safetensors").unlink(), "target", "holds no weights"),
+    "a target cut short": (lambda p, m: _cut(p.target / "model.safetensors"), "target", "was cut short: it has"),
+    "a target of words": (lambda p, m: (p.target / "model.safetensors").write_text("<html>"), "target", "is no safetensors file"),
+    "a target that lacks a file": (lambda p, m: _shard(p.target, lose=True), "target", "lacks model-00002-of-00002.safetensors, one of 2"),
+    "a target without tokenizer": (lambda p, m: [f.unlink() for f in p.target.glob("token*")], "target", "has no tokenizer"),
+    "a target of an unknown kind": (lambda p, m: _config(p.target, model_type="llamas", architectures=["Llamas"]), "target", "llamas"),
+    "no draft": (lambda p, m: (shutil.rmtree(p.draft), setattr(p, "draft", None)), "draft", "has no config.json"),
+    "no such draft folder": (_named("draft", "/nowhere/draft"), "draft", "No SpecFLASH draft at /nowhere/draft: the folder does not exist"),
+    "a draft that only a silent hub has": (_named("draft", "nobody/draft"), "draft", "nothing of it in the hub's cache"),
+    "the target for a draft": (lambda p, m: setattr(p, "draft", p.target), "draft", "holds a model of type 'llama', not a SpecFLASH draft"),
+    "a draft whose config is no JSON": (lambda p, m: (p.draft / "config.json").write_text("{"), "draft", "cannot be used"),
+    "a draft without weights": (lambda p, m: (p.draft / "model.safetensors").unlink(), "draft", "has no model.safetensors"),
+    "a draft cut short": (lambda p, m: _cut(p.draft / "model.safetensors", 0.9), "draft", "was cut short: it has"),
+    "a draft cut in its header": (lambda p, m: _cut(p.draft / "model.safetensors", 0.0001), "draft", "is no safetensors file"),
+    "a draft that lacks a tensor": (lambda p, m: _weights(p.draft, lambda t: t.pop("fc.weight")), "trial", "lack fc.weight"),
+    "a draft of other shapes": (lambda p, m: _config(p.draft, semi_ar_width=9), "trial", "could not be read"),
+    "a draft of NaNs": (lambda p, m: _weights(p.draft, lambda t: t["fc.bias"].fill_(float("nan"))), "trial", "fc.bias in"),
+    "a draft that overflows": (lambda p, m: _weights(p.draft, lambda t: t["fc.weight"].fill_(3e38)), "trial", "gives values that are no numbers"),
+    "a draft with a list of tokens that are none": (
+        lambda p, m: (_limited_vocabulary(p, m), _weights(p.draft, lambda t: t["d2t"].add_(10_000))), "trial", "d2t in",
+    ),
+    "a draft of another width": (
+        lambda p, m: (shutil.rmtree(p.draft), draft_for(p.original, p.draft, hidden_size=64)), "together", "its hidden size is 64",
+    ),
+    "a draft of another target": (_another_target_name, "together", "was trained for org/other-7b, not for"),
+    "a plugin left out": (lambda p, m: m.setenv("VLLM_PLUGINS", "another"), "plugin", "VLLM_PLUGINS=another leaves it out"),
+    "too little memory": (
+        lambda p, m: m.setattr(of_engine, "_free_and_total_bytes", lambda: (1 << 28, 1 << 34)), "memory", "0.2 of 16.0 GiB are free",
+    ),
+}  # fmt: skip
+
+
+def _examined(pair) -> list:
+    of_engine.engine_config.cache_clear()
+    return list(examine(str(pair.target), None if pair.draft is None else str(pair.draft)))
+
+
+@pytest.mark.parametrize("prepare", GOOD.values(), ids=GOOD)
+def test_what_is_well_is_ready(pair, monkeypatch, prepare):
+    prepare(pair, monkeypatch)
+    findings = _examined(pair)
+    assert not [finding for finding in findings if finding.state == FAULT]
+    expected = ["machine", "torch", "vLLM", "plugin", "kernels", "target", "draft", "trial", "together", "memory", "requests"]
+    assert [finding.subject for finding in findings] == expected
+
+
+@pytest.mark.parametrize("spoil, subject, says", BAD.values(), ids=BAD)
+def test_what_is_not_is_found(pair, monkeypatch, spoil, subject, says):
+    spoil(pair, monkeypatch)
+    faults = [finding for finding in _examined(pair) if finding.state == FAULT]
+    assert subject in [fault.subject for fault in faults]
+    told = next(fault for fault in faults if fault.subject == subject)
+    assert says in told.found and "\n" not in told.found
+    # Nothing else is blamed: what rests on a fault is left out.
+    assert {fault.subject for fault in faults} <= {subject, "target", "draft"}
+
+
+def test_there_are_enough_cases():
+    assert len(GOOD) + len(BAD) > 30
+
+
+def test_what_the_engine_refuses_is_listed(pair):
+    (requests,) = [finding for finding in _examined(pair) if finding.subject == "requests"]
+    assert "refuses min_p and logit_bias with any speculation (HTTP 400)" in requests.found
+
+
+def test_a_silent_hub_is_asked_once(monkeypatch):
+    from huggingface_hub import HfApi, constants
+
+    from vllm_specflash.bench.doctor.hub import unreachable
+
+    asked = []
+
+    def silent(self, repo, **_):
+        asked.append(repo)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "model_info", silent)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    says = "there is no folder nobody/none here, and nothing of it in the hub's cache (the hub cannot be reached: Name or service not known)"
+    assert unreachable("nobody/none") == says
+    assert asked == ["nobody/none"]
+
+
+def test_a_cached_model_needs_no_hub(monkeypatch):
+    import huggingface_hub
+
+    from vllm_specflash.bench.doctor.hub import unreachable
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, **_: (_ for _ in ()).throw(OSError("no route")))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file, revision: f"/cache/{file}")
+    assert unreachable("nobody/some") is None
+    # So that nobody else asks, and waits for, a hub that is silent.
+    assert huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_a_step_of_the_draft_has_one_state_per_token():
+    network = SpecFlashDraft(SpecFlashConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8, semi_ar_width=5))
+    states, seconds = draft_step(network)
+    assert states.shape == (5, 32) and torch.isfinite(states).all() and seconds > 0
+
+
+def test_a_header_that_is_longer_than_its_file(tmp_path):
+    from vllm_specflash.bench.doctor.checkpoints import damage
+
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 10**15) + b"{}")
+    assert "was cut short" in damage(tmp_path)
+
+
+METRICS = """# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0"} 2
+# TYPE vllm:specflash_steps counter
+vllm:specflash_steps_total{engine="0"} 3000
+vllm:specflash_steps_total{engine="1"} 1000
+# TYPE vllm:specflash_errors counter
+vllm:specflash_errors_total{engine="0"} ERRORS
+# TYPE vllm:specflash_paused_steps counter
+vllm:specflash_paused_steps_total{engine="0"} PAUSED
+# TYPE vllm:specflash_decodes counter
+vllm:specflash_decodes_total{engine="0"} 1000
+# TYPE vllm:specflash_decoded_tokens counter
+vllm:specflash_decoded_tokens_total{engine="0"} TOKENS
+"""
+WELL = {"ERRORS": 0, "PAUSED": 400, "TOKENS": 2500}
+
+
+@pytest.fixture
+def metrics():
+    """`metrics(text)`: address of a server whose /metrics says that."""
+    said = {}
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/metrics" else 404)
+            self.end_headers()
+            self.wfile.write(said["text"].encode())
+
+        def log_message(self, *_):
+            pass
+
+    served = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+
+    def say(text: str, **counts) -> str:
+        for name, value in counts.items():
+            text = text.replace(name, str(value))
+        said["text"] = text
+        return f"127.0.0.1:{served.server_port}"
+
+    yield say
+    served.shutdown()
+
+
+@pytest.mark.parametrize(
+    "counts, state, subject, says",
+    [
+        ({}, "ok", "errors", "none in 4,000 steps"),
+        ({}, "ok", "drafting", "2.50 tokens per forward and request, paused in 10% of the steps"),
+        ({"ERRORS": 12}, "fault", "errors", "the draft side failed in 12 of 4,000 steps; answers are right, only slower"),
+        ({"TOKENS": 1100}, "note", "drafting", "1.10 tokens"),
+        ({"PAUSED": 3000}, "note", "drafting", "paused in 75% of the steps"),
+    ],
+)
+def test_a_server_is_judged_by_its_metrics(metrics, counts, state, subject, says):
+    findings = {finding.subject: finding for finding in examine_server(metrics(METRICS, **{**WELL, **counts}))}
+    assert findings["server"].state == "ok" and "2 requests running" in findings["server"].found
+    assert findings[subject].state == state and says in findings[subject].found
+
+
+@pytest.mark.parametrize(
+    "text, subject, says",
+    [
+        ("# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 0\n", "draft", "it serves without SpecFLASH"),
+        ("# TYPE other gauge\nother 1\n", "server", "has no metrics of vLLM's"),
+    ],
+)
+def test_a_server_without_drafts_is_found(metrics, text, subject, says):
+    (fault,) = [finding for finding in examine_server(metrics(text)) if finding.state == FAULT]
+    assert fault.subject == subject and says in fault.found
+
+
+def test_no_server():
+    (fault,) = examine_server("http://127.0.0.1:9")
+    assert fault.state == FAULT and "http://127.0.0.1:9/metrics does not answer" in fault.found
+
+
+def test_a_real_server_is_well(server):
+    assert not [finding for finding in examine_server(server) if finding.state == FAULT]

@@ -1,0 +1,56 @@
+"""Figures on the pages are those of their records, and prose has none without a record."""
+
+import importlib.util
+import re
+
+import pytest
+from documents import PAGES, README, ROOT
+
+spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "hooks" / "figures.py")
+figures = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(figures)
+
+ALL = [README, *PAGES]
+# A speed-up, a share, a length in tokens with its decimals, a time or an amount of memory.
+FIGURE = re.compile(r"\b\d[\d,]*(?:\.\d+)?(?:x\b|%| ?(?:ms|us|MiB|GiB|GB|KiB|minutes|min|s)\b)|(?<![\d.v])\b\d\.\d{2,3}\b(?!\.\d)")
+# Nothing that was measured: bars, settings, sizes of what is packed, versions.
+SAID = {
+    "README.md": ["0.02", "vLLM 0.26 to 0.33", "0.32", "3.11"],
+    "docs/limits.md": ["more than 2%", "vLLM 0.32"],
+    "docs/measuring.md": ["bar of 2%", "torch 2.11"],
+    "docs/quick_start.md": ["Python 3.11"],
+}
+# What is computed from published rates says so in its heading.
+COMPUTED = re.compile(r"^### [^\n]*\(computed, not measured\)\n.*?(?=^##)", re.DOTALL | re.MULTILINE)
+
+
+def _prose(text: str) -> str:
+    """A page without code, comments, addresses and marked figures."""
+    for removed in (figures.MARKED, COMPUTED, re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE), re.compile(r"<!--.*?-->", re.DOTALL),
+                    re.compile(r"^ {4}\S.*$", re.MULTILINE), re.compile(r"`[^`\n]+`"), re.compile(r"\]\([^)]*\)"), re.compile(r"arXiv \S+")):  # fmt: skip
+        text = removed.sub("", text)
+    return text
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda page: page.stem)
+def test_figures_are_those_of_their_records(page):
+    text = page.read_text(encoding="utf-8")
+    assert text == figures.filled(text), f"{page.name} is older than docs/results: run `make figures`"
+
+
+@pytest.mark.parametrize("page", [page for page in ALL if page.name != "kernels.md"], ids=lambda page: page.stem)
+def test_prose_has_no_figure_without_a_record(page):
+    prose = _prose(page.read_text(encoding="utf-8"))
+    for said in SAID.get(page.relative_to(ROOT).as_posix(), ()):
+        prose = prose.replace(said, "")
+    assert not FIGURE.findall(prose), "mark it with <!-- figure: ... --> (docs/hooks/figures.py), or leave it out"
+
+
+def test_the_net_catches_figures():
+    caught = FIGURE.findall("it is 1.73x as fast, 12% of 3.5 ms, 14 MiB, tau 3.58, in 11 minutes; vLLM 0.26.0 and five of 8")
+    assert caught == ["1.73x", "12%", "3.5 ms", "14 MiB", "3.58", "11 minutes"]
+
+
+def test_pages_have_marked_figures():
+    marked = {page.stem: len(figures.MARKED.findall(page.read_text(encoding="utf-8"))) for page in ALL}
+    assert marked["README"] > 10 and marked["training"] > 20 and marked["trees"] > 10
