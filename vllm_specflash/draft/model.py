@@ -65,12 +65,15 @@ class SpecFlashDraft(PreTrainedModel):
         writes k and v into the paged cache and attends through slot lists. With `rows` [Q], only those positions'
         outputs are wanted: attend gets q [Q, H, Dh] and x is [Q, D].
         """
-        residual = self.config.variant == "residual"
         q, k, v = self.attention.project(self.normed(u), positions)
         if rows is not None:
             q, u = q[rows], u[rows]
-        attended = self.attention.output(attend(q, k, v))
-        return u + attended if residual else attended
+        return self.after_attention(u, attend(q, k, v))
+
+    def after_attention(self, u: Tensor, attended: Tensor) -> Tensor:
+        """The layer's output x [T, D] out of its inputs u [T, D] and what their queries found [T, H, Dh] or [T, H * Dh]."""
+        out = self.attention.output(attended)
+        return u + out if self.config.variant == "residual" else out
 
     def predict(self, x: Tensor) -> Tensor:
         """x [T, D] -> h^ [T, K, D]; lm_head(h^[:, i - 1]) at position t is the distribution of x_{t+1+i}."""
