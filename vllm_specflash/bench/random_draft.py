@@ -1,5 +1,6 @@
 """A draft that knows nothing, for any target: what an engine's own speed is measured with."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,13 +14,10 @@ SEED = 0
 
 def default_draft(target: dict[str, int]) -> SpecFlashConfig:
     """The shape that a new draft gets: K = 5, one round."""
-    options = DraftOptions()
-    tokens = options.draft_vocab_size if 0 < options.draft_vocab_size < target["target_vocab_size"] else None
-    return SpecFlashConfig(
-        **target, semi_ar_width=options.semi_ar_width, num_rounds=options.num_rounds, num_latents=options.num_latents,
-        head_expansion=options.head_expansion, draft_vocab_size=tokens,
-        transition_rank=options.transition_rank, variant=options.variant,
-    )  # fmt: skip
+    options = asdict(DraftOptions())
+    tokens, vocabulary = options["draft_vocab_size"], target["target_vocab_size"]
+    options |= {"draft_vocab_size": tokens if 0 < tokens < vocabulary else None, "target_layers": None}
+    return SpecFlashConfig(**options, **target)
 
 
 def random_draft(target: str, folder: Path) -> Path:
