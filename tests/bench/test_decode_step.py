@@ -1,5 +1,10 @@
 """What a decode step of the V2 engine costs beside vLLM's own, looked at without a GPU."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -47,3 +52,16 @@ def test_an_error_while_drafting_is_no_low_count(monkeypatch):
     monkeypatch.setattr("vllm_specflash.engine.v2.speculator.keep_tree", lambda *_: 1 / 0)
     with pytest.raises(RuntimeError, match="failed"):
         decode_step(requests=2, context=64, nodes=4)
+
+
+def test_the_host_measures_itself_and_transfers_nothing(tmp_path):
+    """In a process of its own: this one's Triton may be the interpreter's, and it would be left with one thread."""
+    out = tmp_path / "host.json"
+    command = [sys.executable, "-m", "vllm_specflash.bench.host_work", "--requests", "2", "--context", "64", "--nodes", "4"]
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run([*command, "--steps", "3", "--out", str(out)], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(out.read_text())
+    assert found["host_to_device"] == found["device_to_host"] == 0
+    assert set(found["milliseconds"]) == {"prepare", "verify", "draft"} and min(found["milliseconds"].values()) > 0
+    assert "transfers 0 / 0" in run.stdout.splitlines()[-1]

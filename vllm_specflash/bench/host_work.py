@@ -2,7 +2,7 @@
 
     python -m vllm_specflash.bench.host_work [--requests 64] [--context 4096] [--nodes 16] [--steps 200]
 
-Time is the CPU time of this thread. Triton's launchers run up to the point where the driver would start the kernel; torch's
+Time is the CPU time of this thread, torch's only one. Triton's launchers run up to the point where the driver would start the kernel; torch's
 operators run on the CPU, on a draft too small to count; the draft's forward is left to a CUDA graph, as in serving, and its replay to
 the driver. Transfers are counted on torch's meta device, where waiting for a value fails.
 """
@@ -43,6 +43,8 @@ def stubbed_device() -> Iterator[None]:
 def milliseconds(requests: int, context: int, nodes: int, steps: int) -> dict[str, float]:
     """Median CPU time of a step's parts."""
     taken: dict[str, list[float]] = {"prepare": [], "verify": [], "draft": []}
+    # The others would share the operators' work, which is the device's, and the waiting for it.
+    torch.set_num_threads(1)
     step = DecodeStep("cpu", default_draft(SMALL), requests, nodes, context)
     step.speculator.graphs = SimpleNamespace(replay=lambda batch: True)
     with stubbed_device(), mock.patch.object(verifier, "get_num_sampled_and_rejected", as_vllm):
