@@ -33,13 +33,15 @@ def test_a_decode_step_transfers_nothing(counted):
     assert [dict(part.transfers) for part in counted.values()] == [{}, {}, {}]
 
 
-def test_a_transfer_would_be_counted():
-    with counting() as counter:
-        torch.zeros(3).to("meta")
+@pytest.mark.parametrize("inference", [True, False])
+def test_a_transfer_would_be_counted(inference):
+    with torch.inference_mode(inference), counting() as counter:
+        torch.zeros(3).to("meta").to("meta")
         torch.zeros(3, device="meta").copy_(torch.zeros(3))
         torch.zeros(4, device="meta")[1:3].view(2, 1)
     assert counter.transfers == {"h2d": 2}
     assert "slice" not in counter.counts and "empty" not in counter.counts
+    assert counter.counts["to"] + counter.counts["_to_copy"] == 1
 
 
 def test_waiting_for_a_value_fails(monkeypatch):

@@ -43,7 +43,9 @@ class KernelCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if not func.is_view and name not in ALLOCATIONS and func.namespace in ("aten", "specflash"):
+        # In inference mode `to`, `reshape` and their like arrive whole: views by their schema, copies where they must.
+        view = func.is_view and torch._C._is_alias_of(args[0], result if isinstance(result, torch.Tensor) else result[0])
+        if not view and name not in ALLOCATIONS and func.namespace in ("aten", "specflash"):
             self.counts[name] += 1
             direction = _direction(name, args, result)
             if direction:
@@ -55,7 +57,7 @@ def _direction(name: str, args: tuple, result) -> str | None:
     """Where a copy goes, if it leaves its device."""
     if name == "copy_":
         source, target = args[1], args[0]
-    elif name == "_to_copy":
+    elif name in ("_to_copy", "to"):
         source, target = args[0], result
     else:
         return None
