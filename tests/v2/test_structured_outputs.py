@@ -9,7 +9,7 @@ from v2 import engine
 from vllm.sampling_params import StructuredOutputsParams
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}, "ok": {"type": "boolean"}}, "required": ["n", "ok"]}
-ANYTHING = "[ -~\n]*"
+ANYTHING = "[a-zA-Z0-9 .,:;!?'\\n{}\"\\[\\]+-]*"
 CONSTRAINTS = [
     {"regex": ANYTHING},
     # Every other word of the target's is forbidden: drafts are cut short.
