@@ -73,6 +73,8 @@ def check(op, requests, seed: int = 0, to=lambda x: x) -> None:
             assert out.back[row + i] == root - lead + i - at
             if rows <= WIDTH:
                 assert {j for j in range(64) if int(out.ancestors[row + i]) >> j & 1} == above
+            else:
+                assert out.ancestors[row + i] == UNTOUCHED
         expected = tree[:nodes] if root >= prompt else [-1] * nodes
         assert out.parents[node : node + nodes].tolist() == expected
         row, node = row + rows, node + nodes

@@ -23,6 +23,7 @@ def v2_engines():
         v2.without_sorting_kernel(patch)
         v2.take_integer_masks(patch)
         v2.torch_prompts(patch)
+        v2.unpinned_pictures(patch)
         yield
 
 
