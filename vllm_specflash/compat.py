@@ -264,7 +264,7 @@ V2_NAMES = (
         "vllm.v1.worker.gpu.model_runner", "GPUModelRunner", ("vllm_config", "device"),
         attributes=(
             "req_states", "rejection_sampler", "speculator", "model_state", "model", "model_config", "block_tables",
-            "input_buffers", "attn_groups", "kv_cache_config",
+            "input_buffers", "attn_groups", "kv_cache_config", "lora_state",
         ),
     ),
     Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.load_model"),
@@ -281,7 +281,7 @@ V2_NAMES = (
         attributes=(
             "req_ids", "num_reqs", "idx_mapping", "num_scheduled_tokens", "num_tokens", "query_start_loc",
             "query_start_loc_np", "seq_lens", "num_computed_tokens_np", "is_prefilling_np", "input_ids",
-            "logits_indices", "cu_num_logits",
+            "logits_indices", "cu_num_logits", "cu_num_logits_np",
         ),
     ),
     Name(
@@ -292,6 +292,10 @@ V2_NAMES = (
     Name(
         "vllm.v1.worker.gpu.states", "RequestState", attributes=("req_id_to_index", "prefill_len", "all_token_ids")
     ),
+    Name(
+        "vllm.v1.worker.gpu.lora_utils", "LoraState.make_lora_inputs", ("req_ids", "idx_mapping", "num_scheduled_tokens")
+    ),
+    Name("vllm.v1.worker.gpu.lora_utils", "LoraState", attributes=("lora_ids",)),
     Name("vllm.v1.worker.gpu.block_table", "BlockTables", attributes=("input_block_tables",)),
     Name("vllm.v1.worker.gpu.sample.output", "SamplerOutput", attributes=("sampled_token_ids", "logprobs_tensors", "num_sampled", "num_rejected")),
     Name("vllm.v1.worker.gpu.sample.sampler", "Sampler.__call__", ("logits", "input_batch")),
