@@ -16,7 +16,9 @@ STUB = Path(__file__).parent / "triton_stub"
 
 
 def use_interpreter() -> None:
-    """This process and its children run on V2."""
+    """This process and its children run on V2; on a GPU they do so by themselves."""
+    if torch.cuda.is_available():
+        return
     os.environ["TRITON_INTERPRET"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(STUB), *filter(None, [os.environ.get("PYTHONPATH")])])
     sys.path.insert(0, str(STUB))

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_specflash.config import METHOD
+from vllm_specflash.config import METHOD, SpecFlashOptions
 
 PLAIN = "plain"
 # vLLM's own, with a draft that `specflash eagle3` trained.
@@ -27,6 +27,34 @@ class Method:
     @property
     def is_specflash(self) -> bool:
         return self.speculative_config is not None and self.speculative_config.get("method") == METHOD
+
+
+def chances(text: str) -> tuple[float, ...]:
+    """"P1,P2,..." as numbers.
+
+    Raises:
+        ValueError: not numbers.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--synthetic-acceptance is {text!r}: give chances between commas, as in 0.8,0.6,0.4.") from None
+
+
+def synthetic_methods(rates: tuple[float, ...], draft: str | None) -> tuple[Method, ...]:
+    """SpecFLASH with trees and with chains, drafts accepted by chance: the first token with chance rates[0], the first two with ...
+
+    Raises:
+        ValueError: these are no such chances.
+    """
+    shared = {"method": METHOD, "sizing": "longest", "synthetic_acceptance": list(rates), **({"model": draft} if draft else {})}
+    methods = (
+        Method("synthetic trees", {**shared, "tree": True}),
+        Method("synthetic chains", {**shared, "tree": False, "num_speculative_tokens": len(rates)}),
+    )
+    for method in methods:
+        SpecFlashOptions.from_user(method.speculative_config)
+    return methods
 
 
 def parse_method(text: str, draft: str | None = None) -> Method:

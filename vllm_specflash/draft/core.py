@@ -104,6 +104,8 @@ class DraftingCore:
         self.model, self.lm_head, self.embed, self.pages = model, lm_head, embed, pages
         self.depth, self.num_nodes, self.max_visible = depth, num_nodes, max_visible
         self.width = min(CANDIDATES, lm_head.shape[0])
+        # Chances that trees are chosen by instead of the draft's own: [C] and [L - 1 or more, C, C].
+        self.assumed: tuple[Tensor, Tensor] | None = None
         self._frequencies = frequencies(model.config.head_dim, model.config.rope_theta, lm_head.device)
 
     @property
@@ -163,6 +165,10 @@ class DraftingCore:
     ) -> Proposal:
         """The layer's output x [R, D] -> drafts; `attend` is for the positions of later rounds."""
         candidates = self._candidates(x, visible, attend)
+        if self.assumed is not None:
+            first, following = self.assumed
+            following = following[: self.depth - 1]
+            candidates = Candidates(candidates.tokens, first.expand(len(x), -1), following.expand(len(x), -1, -1, -1))
         return Proposal(best_tree(candidates.first, candidates.following, self.num_nodes, deepest, chain, ratio), candidates)
 
     def _candidates(self, x: Tensor, visible: Tensor, attend: Attend) -> Candidates:

@@ -16,6 +16,7 @@ from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft, 
 from vllm_specflash.draft.config import SpecFlashConfig
 from vllm_specflash.engine.cache import KV_CACHE_LAYOUTS
 from vllm_specflash.engine.metrics import metrics_folder
+from vllm_specflash.engine.synthetic import refuse_outside_benchmarks
 
 PROPOSER = "vllm_specflash.engine.proposer.SpecFlashProposer"
 # Drafted tokens of a tree, at most, unless the user says otherwise.
@@ -58,6 +59,7 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
     """
     options = SpecFlashOptions.from_user(engine_args.speculative_config)
     trees = trees_by_default() if options.tree is None else options.tree
+    refuse_outside_benchmarks(options.synthetic_acceptance)
     _refuse_unsupported(engine_args, model_config, parallel_config)
     folder = find_draft(options, model_config.model, model_config.revision)
     draft = load_draft_config(folder)

@@ -7,6 +7,7 @@ from vllm.v1.worker.gpu import model_runner
 from vllm_specflash.engine.attention_layers import attention_layers
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.sequential import reads_drafts_in_order
+from vllm_specflash.engine.synthetic import conditional
 from vllm_specflash.engine.v2.backend import TreeAttentionImpl, TreeMetadataBuilder, keys_and_values, obstacle
 from vllm_specflash.engine.v2.lora import NodeLoraState
 from vllm_specflash.engine.v2.speculator import SpecFlashSpeculator
@@ -42,6 +43,9 @@ class SpecFlashRunnerMixin:
         self.rejection_sampler = TreeVerifier.replacing(
             self.rejection_sampler, speculator.rows, speculator.width, speculator.counters.totals
         )
+        rates = speculator.options.synthetic_acceptance
+        if rates is not None:
+            self.rejection_sampler.synthetic = torch.tensor(conditional(rates), device=self.device)
         self._orders_all = bool(self.model_config.logits_processors)
         self._shift_mrope()
 
@@ -120,6 +124,9 @@ class SpecFlashRunnerMixin:
                     acceptance.nodes,
                     acceptance.lengths,
                 )
+            if verifier.synthetic is not None:
+                # There is nothing to learn from chance.
+                return output
             slots, bounds = input_batch.idx_mapping, input_batch.cu_num_logits
             speculator.calibration.observe(
                 speculator.tables.given[slots], speculator.tables.trees.parents[slots], bounds[1:] - bounds[:-1],

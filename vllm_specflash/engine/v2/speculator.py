@@ -15,6 +15,7 @@ from vllm_specflash.engine.draft_model import NO_SPANS, LoadedDraft
 from vllm_specflash.engine.latents import SpanPooler, chunks_of
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.synthetic import SYNTHETIC_WARNING, assumed_chances
 from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.engine.v2.counters import DeviceCounters
 from vllm_specflash.engine.v2.graphs import DraftGraphs
@@ -76,6 +77,10 @@ class SpecFlashSpeculator(BaseSpeculator):
             draft.model, draft.lm_head, draft.embed, draft.cache, depth, self.num_speculative_tokens,
             self.vllm_config.model_config.max_model_len,
         )  # fmt: skip
+        rates = self.options.synthetic_acceptance
+        if rates is not None:
+            logger.warning(SYNTHETIC_WARNING)
+            self.core.assumed = assumed_chances(rates, self.core.width, draft.lm_head.device)
         self.pooler = SpanPooler(draft.model.compressor)
         self._allocate(depth)
 
