@@ -10,7 +10,7 @@ UV := $(VENV)/bin/uv --quiet
 # Compiled modules are kept on first import: each vLLM engine process would otherwise compile thousands anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo docs figures pythons test compat clean
+.PHONY: setup demo docs figures pythons test v2 compat clean
 
 setup: $(READY)
 
@@ -31,7 +31,11 @@ demo: $(READY)
 	$(VENV)/bin/specflash demo
 
 test: $(READY)
-	$(VENV)/bin/pytest --ignore=tests/compat $(ARGS)
+	$(VENV)/bin/pytest --ignore=tests/compat --ignore=tests/v2 $(ARGS)
+
+# The engine on model runner V2, all kernels in Triton's interpreter: a process of its own, since vLLM decides on import.
+v2: $(READY)
+	$(VENV)/bin/pytest tests/v2 $(ARGS)
 
 # Pages in build/site, warnings as errors.
 docs: $(READY)

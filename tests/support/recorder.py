@@ -92,5 +92,4 @@ class Recorder:
         core = self.drafter.core
         deepest = torch.where(queries.visible > 0, queries.deepest, 0)
         tree = best_tree(first, following, core.num_nodes, deepest, queries.chain, torch.ones(17))
-        cell = (tree.depth.long() - 1).clamp_min(0) * tokens.shape[2] + tree.candidate
-        return Proposal(tokens.flatten(1).gather(1, cell), tree, proposal.candidates)
+        return Proposal(tree, Candidates(tokens, first, following))

@@ -127,3 +127,13 @@ def misrank(monkeypatch) -> None:
 
     monkeypatch.setattr(core, "joined", swapped)
     monkeypatch.setattr(DeviceCalibration, "observe", lambda *_: None)
+
+
+def unpinned_pictures(monkeypatch) -> None:
+    """vLLM 0.26 pins the memory of pictures wherever it runs; a machine without a GPU has none to pin."""
+    from vllm.multimodal.inputs import BaseMultiModalField
+
+    reduce = BaseMultiModalField.reduce_data
+    monkeypatch.setattr(
+        BaseMultiModalField, "reduce_data", lambda self, elems, *, device=None, pin_memory=False: reduce(self, elems, device=device)
+    )

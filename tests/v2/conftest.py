@@ -8,8 +8,9 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 v2.use_interpreter()
 
 import pytest  # noqa: E402
+import tiny_models  # noqa: E402
 from engines import answers, greedy, mixed_prompts  # noqa: E402
-from tiny_models import draft_for, tiny_llava  # noqa: E402
+from tiny_models import draft_for, tiny_llama, tiny_llava  # noqa: E402
 
 # These take most of an interpreted step; test_kernels.py runs them too.
 SLOW = ("tree_attention", "draft_attention", "best_tree")
@@ -22,6 +23,7 @@ def v2_engines():
         v2.without_sorting_kernel(patch)
         v2.take_integer_masks(patch)
         v2.torch_prompts(patch)
+        v2.unpinned_pictures(patch)
         yield
 
 
@@ -40,6 +42,14 @@ def drafts(llava, tmp_path_factory):
         "nan": draft_for(llava, root / "nan", nan=True),
         "plain": draft_for(llava, root / "plain", variant="plain", num_latents=32),
     }
+
+
+@pytest.fixture(scope="session")
+def json_llama(tmp_path_factory):
+    """A tiny Llama that can write JSON."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_models, "CHARACTERS", tiny_models.CHARACTERS + '{}"[]')
+        return tiny_llama(tmp_path_factory.mktemp("json") / "tiny-llama")
 
 
 @pytest.fixture(scope="session")

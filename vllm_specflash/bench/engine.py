@@ -17,7 +17,9 @@ from typing import Any
 from vllm_specflash.bench.identity import logit_gaps
 from vllm_specflash.bench.probe import PROBE
 from vllm_specflash.bench.records import Drafts, Output, Pass, Steps, StepTotals
+from vllm_specflash.config import first_sentence
 from vllm_specflash.train.prompts import Prompt
+from vllm_specflash.train.startup import cause, why_not
 
 GIB = 2**30
 # vLLM's processes, where it has several, poll each other this long after their last message before they sleep.
@@ -74,7 +76,7 @@ class EngineFacts:
 
 
 class EngineFailed(RuntimeError):
-    """An engine process gave up; the message ends with the last lines of its log."""
+    """An engine process gave up; the message is one sentence with vLLM's own cause and the log's place."""
 
 
 class Engine:
@@ -99,9 +101,9 @@ class Engine:
         try:
             return future.result()
         except BrokenProcessPool:
-            raise EngineFailed(f"The engine process for {self.setup.target} died.\n{self._last_lines()}") from None
+            raise EngineFailed(self._why("its process died")) from None
         except Exception as error:
-            raise EngineFailed(f"{type(error).__name__}: {error}\n{self._last_lines()}") from error
+            raise EngineFailed(self._why(f"{type(error).__name__}: {first_sentence(error)}")) from error
 
     def settle(self) -> None:
         """Measure anew what the engine measures at its start; for when all others are idle."""
@@ -140,11 +142,10 @@ class Engine:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _last_lines(self, count: int = 12) -> str:
-        if not self.log.is_file():
-            return ""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-        return "\n".join([f"The end of {self.log}:", *lines])
+    def _why(self, seen: str) -> str:
+        """One sentence with vLLM's own cause, where the log has one, or with what was seen from here."""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+        return why_not(self.setup.target, cause(text) or seen, self.log)
 
 
 # --- inside the engine's process ---------------------------------------------------------------------------------

@@ -71,9 +71,10 @@ def counting() -> Iterator[KernelCounter]:
             if 0 not in grid:
                 counter.counts[kernel.__name__] += 1
 
+        original = _triton.launch
         ours = [module for name, module in sys.modules.items() if name.startswith(_triton.__package__ + ".")]
         for module in ours:
-            if getattr(module, "launch", None) is _triton.launch:
+            if getattr(module, "launch", None) is original:
                 stack.enter_context(mock.patch.object(module, "launch", launch))
         yield counter
 

@@ -7,6 +7,8 @@ from typing import Any
 from vllm_specflash.config import METHOD
 
 PLAIN = "plain"
+# vLLM's own, with a draft that `specflash eagle3` trained.
+EAGLE3 = "eagle3"
 
 # vLLM's own methods that need no draft model, with the settings its documentation uses.
 OWN_METHODS = {
@@ -28,7 +30,7 @@ class Method:
 
 
 def parse_method(text: str, draft: str | None = None) -> Method:
-    """`plain`, `specflash`, `ngram`, `suffix`, or `NAME={...}` with vLLM's speculative config as JSON.
+    """`plain`, `specflash`, `ngram`, `suffix`, `eagle3=FOLDER`, or `NAME={...}` with vLLM's speculative config as JSON.
 
     Args:
         text: what the user wrote.
@@ -42,8 +44,10 @@ def parse_method(text: str, draft: str | None = None) -> Method:
     if text in OWN_METHODS:
         return Method(text, dict(OWN_METHODS[text]))
     name, _, config = text.partition("=")
+    if name == EAGLE3 and config and not config.startswith("{"):
+        return Method(EAGLE3, {"method": EAGLE3, "model": config, "num_speculative_tokens": 5})
     if name == text and text != METHOD:
-        known = ", ".join([PLAIN, METHOD, *OWN_METHODS])
+        known = ", ".join([PLAIN, METHOD, *OWN_METHODS, f"{EAGLE3}=FOLDER"])
         raise ValueError(f"There is no method {text!r}: use {known}, or NAME={{...}} with a speculative_config as JSON.")
     try:
         given = json.loads(config) if config else {"method": METHOD}

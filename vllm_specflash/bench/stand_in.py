@@ -77,7 +77,7 @@ class DecodeStep(SpecFlashRunnerMixin, _Runner):
         self.device = device = torch.device(device)
         vllm_config = SimpleNamespace(
             speculative_config=SimpleNamespace(
-                specflash=SpecFlashOptions(tree=True), num_speculative_tokens=nodes, enable_adaptive_verification=False
+                specflash=SpecFlashOptions(), num_speculative_tokens=nodes, enable_adaptive_verification=False, trees=True
             ),
             scheduler_config=SimpleNamespace(max_num_seqs=requests, max_num_batched_tokens=max(2048, requests * (nodes + 1))),
             model_config=SimpleNamespace(max_model_len=context + nodes + 2),

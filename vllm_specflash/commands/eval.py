@@ -47,13 +47,14 @@ def run(
     with one_sentence_errors():
         model = Target(target).to(device)
         network = read_draft(draft, model).to(device)
+        model.layers = network.config.target_layers or []
         answers = _greedy_held_out(model, data, held_out_share, max_length, skipped)[:limit]
     config = network.config
     if chain_length is not None and rounds is None:
         rounds = -(-chain_length // config.semi_ar_width)
     rounds = rounds or config.num_rounds
     chain_length = min(chain_length or rounds * config.semi_ar_width, rounds * config.semi_ar_width)
-    cache = None if features is None else FeatureCache(features, model.text_config.hidden_size, model.name)
+    cache = None if features is None else FeatureCache(features, model.feature_size, model.features_name)
     usable = AnswerSet(answers, model, max_length, skipped, cache)
     shape = f"trees of {tree_nodes}" if tree_nodes else f"chains of {chain_length}"
     simulated = evaluate_draft(network, model, usable, rounds, chain_length, tree_nodes)

@@ -15,6 +15,7 @@ from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.step import Step
+from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.tree.build import Trees
 from vllm_specflash.tree.calibration import Calibration
@@ -225,5 +226,4 @@ class SpecFlashProposer:
             self._drafted[step.req_ids[request]] = Draft([-1, *above[:n]], [np.nan, *(given[q][node] for node in order[:n])])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
-
+        return to_device(array, self.device)

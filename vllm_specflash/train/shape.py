@@ -24,7 +24,18 @@ class DraftOptions:
     draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens the draft can propose; 0: all."})
     transition_rank: int = field(default=64, metadata={"help": "Rank of the correction between positions; 0: none."})
     selector_width: int = field(default=0, metadata={"help": "Hidden units of its part that sees the states; 0: none."})
+    target_layers: str = field(
+        default="", metadata={"help": "Layers of the target, by commas, whose inputs the draft sees too; empty: none."}
+    )
     variant: str = field(default="residual", metadata={"help": "residual or plain."})
+
+
+def layers_of(text: str, num_layers: int) -> list[int] | None:
+    """Numbers of layers out of "2, 15"; None for none. Raises SpecFlashError for what is no layer's number."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() and int(word) < num_layers for word in words):
+        raise SpecFlashError(f"--target-layers takes numbers from 0 to {num_layers - 1}, by commas, not {text!r}.")
+    return [int(word) for word in words] or None
 
 
 def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> tuple[SpecFlashDraft, float]:
@@ -46,6 +57,7 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
         draft_vocab_size=None if d2t is None else len(d2t),
         transition_rank=options.transition_rank,
         selector_width=options.selector_width,
+        target_layers=layers_of(options.target_layers, text.num_hidden_layers),
         variant=options.variant,
         target_name=target.name,
         target_vocab_size=vocab,
