@@ -10,7 +10,7 @@ UV := $(VENV)/bin/uv --quiet
 # Compiled modules are kept on first import: each vLLM engine process would otherwise compile thousands anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo docs figures pythons test compat clean
+.PHONY: setup demo docs figures pythons nightly test compat clean
 
 setup: $(READY)
 
@@ -31,7 +31,7 @@ demo: $(READY)
 	$(VENV)/bin/specflash demo
 
 test: $(READY)
-	$(VENV)/bin/pytest --ignore=tests/compat $(ARGS)
+	$(VENV)/bin/pytest --ignore=tests/compat --ignore=tests/nightly $(ARGS)
 
 # Pages in build/site, warnings as errors.
 docs: $(READY)
@@ -44,6 +44,10 @@ figures: $(READY)
 # Which Pythons from 3.10 to 3.13 are here, and on each: an installation of the package, its commands and every module compiled.
 pythons: $(READY)
 	.ci/pythons
+
+# Commands of README and pages, run for real on tiny models: the better part of an hour.
+nightly: $(READY)
+	$(VENV)/bin/pytest tests/nightly $(ARGS)
 
 # Needs the network once per vLLM release checked; says so and skips without it.
 compat: $(READY)

@@ -43,7 +43,7 @@ def test_an_engine_that_does_not_start_is_one_sentence(text_target, tmp_path, mo
     message = str(error.value)
     assert message.startswith(f"vLLM failed for {text_target}: ") and message.endswith(f"its log is {log}.") and "\n" not in message
     assert "ValueError: No available memory for the cache blocks; give the KV cache more (VLLM_CPU_KVCACHE_SPACE on a CPU" in message
-    assert log.stat().st_size > 500
+    assert log.stat().st_size > 100
 
 
 def test_output_of_child_processes_goes_to_the_log_too(tmp_path, capfd):

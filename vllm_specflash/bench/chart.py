@@ -9,7 +9,7 @@ from jinja2 import Template
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 WIDTH, HEIGHT = 480, 320
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 16, 46
+LEFT, RIGHT, TOP, BOTTOM = 44, 16, 22, 46
 
 PAGE = Template(
     """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{ width }} {{ height }}" role="img" font-family="sans-serif" font-size="15">
@@ -18,7 +18,8 @@ PAGE = Template(
 {% for y, label in y_ticks %}<path d="M{{ left }} {{ y }}H{{ right }}" stroke="{{ '#555555' if label == '1x' else '#dddddd' }}"/>
 <text x="{{ left - 8 }}" y="{{ y + 5 }}" text-anchor="end" fill="#222222">{{ label }}</text>
 {% endfor %}{% for x, label in x_ticks %}<text x="{{ x }}" y="{{ bottom + 20 }}" text-anchor="middle" fill="#222222">{{ label }}</text>
-{% endfor %}<text x="{{ (left + right) / 2 }}" y="{{ height - 6 }}" text-anchor="middle" fill="#222222">{{ x_label }}</text>
+{% endfor %}<text x="{{ left + 6 }}" y="{{ 14 }}" fill="#555555" font-size="13">{{ y_label }}</text>
+<text x="{{ (left + right) / 2 }}" y="{{ height - 6 }}" text-anchor="middle" fill="#222222">{{ x_label }}</text>
 {% for line in lines %}<polyline points="{{ line.points }}" fill="none" stroke="{{ line.colour }}" stroke-width="3"/>
 {% for x, y, tip in line.dots %}<circle cx="{{ x }}" cy="{{ y }}" r="5" fill="{{ line.colour }}"><title>{{ tip }}</title></circle>
 {% endfor %}<rect x="{{ right - 122 }}" y="{{ line.legend - 10 }}" width="14" height="4" fill="{{ line.colour }}"/>
