@@ -11,7 +11,7 @@ OLDEST := .venv-oldest
 # Compiled modules are kept on first import: each vLLM engine process would otherwise compile thousands anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo docs figures pythons test v2 compat oldest clean
+.PHONY: setup demo docs figures pythons nightly test v2 compat oldest clean
 
 setup: $(READY)
 
@@ -32,7 +32,7 @@ demo: $(READY)
 	$(VENV)/bin/specflash demo
 
 test: $(READY)
-	$(VENV)/bin/pytest --ignore=tests/compat --ignore=tests/v2 $(ARGS)
+	$(VENV)/bin/pytest --ignore=tests/compat --ignore=tests/v2 --ignore=tests/nightly $(ARGS)
 
 # The engine on model runner V2, all kernels in Triton's interpreter: a process of its own, since vLLM decides on import.
 v2: $(READY)
@@ -49,6 +49,10 @@ figures: $(READY)
 # Which Pythons from 3.10 to 3.13 are here, and on each: an installation of the package, its commands and every module compiled.
 pythons: $(READY)
 	.ci/pythons
+
+# Commands of README and pages, run for real on tiny models: the better part of an hour.
+nightly: $(READY)
+	$(VENV)/bin/pytest tests/nightly $(ARGS)
 
 # Needs the network once per vLLM release checked; says so and skips without it.
 compat: $(READY)
