@@ -122,6 +122,7 @@ class DecodeStep(SpecFlashRunnerMixin, _Runner):
         self.slot_mappings = {"draft": torch.zeros(batch.num_tokens, dtype=torch.int64, device=device)}
         pages = torch.zeros(requests * blocks, BLOCK_SIZE, config.num_key_value_heads, config.head_dim, device=device)
         addresses = torch.zeros(2 * TARGET_LAYERS, 5, dtype=torch.int64, device=device)
+        self.lora_state = SimpleNamespace(node_bounds=None)
         self._caches = CacheTable((pages,) * (2 * TARGET_LAYERS), addresses, 8)
         sampler = RejectionSampler.__new__(RejectionSampler)
         sampler.sampler = lambda logits, batch: SamplerOutput(
