@@ -63,5 +63,6 @@ def test_the_host_measures_itself_and_transfers_nothing(tmp_path):
     assert run.returncode == 0, run.stderr
     found = json.loads(out.read_text())
     assert found["host_to_device"] == found["device_to_host"] == 0
-    assert set(found["milliseconds"]) == {"prepare", "verify", "draft"} and min(found["milliseconds"].values()) > 0
+    assert set(found["milliseconds"]) == {"prepare", "verify", "draft"}
+    assert all(0 < ms["least"] <= ms["median"] for ms in found["milliseconds"].values())
     assert "transfers 0 / 0" in run.stdout.splitlines()[-1]
