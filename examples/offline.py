@@ -32,6 +32,8 @@ def main() -> None:
         speculative_config={"method": "specflash", "sizing": args.sizing, **({"model": draft} if draft else {})},
         max_model_len=1024,
         enforce_eager=args.eager,
+        # Room for these pictures; without it vLLM takes nearly all the memory there is.
+        kv_cache_memory_bytes=1 << 30,
         disable_log_stats=False,  # vLLM counts accepted tokens only when it keeps statistics
     )
     conversations = [[{"role": "user", "content": [picture(path), text(args.question)]}] for path in args.pictures]

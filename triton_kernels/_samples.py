@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .best_tree import BINS
+from .best_tree import BINS, BestTree
 from .commit_rows import CommittedRows, SlotSpans
 from .draft_attention import SpanTable
+from .keep_tree import KeptDrafts
 from .kv_compact import CacheTable, cache_table
 from .latent_compress import CompressState
+from .rope_store import frequencies
+from .slot_queries import SlotFlags, SlotQueries
 from .tree_rows import TreeRows, TreeTables
 
 
@@ -179,4 +182,48 @@ def kv_compact_inputs(
         base=torch.zeros(requests, dtype=torch.int32, device=device),
         nodes=nodes.repeat(requests, 1),
         lengths=torch.full((requests,), accepted, dtype=torch.int32, device=device),
+    )
+
+
+def rope_store_inputs(heads: Heads, requests: int, dtype: torch.dtype, device: str, rows: int = 17) -> dict:
+    """Arguments of rope_store: so many rows a request, the last of each asks."""
+    total = requests * rows
+    cache = torch.zeros(total + 1, 2, heads.num_kv_heads, heads.head_dim, device=device).to(dtype)
+    return dict(
+        heads=torch.randn(total, heads.num_heads + 2 * heads.num_kv_heads, heads.head_dim, device=device).to(dtype),
+        positions=torch.arange(total, device=device),
+        slots=torch.randperm(total, device=device) + 1,
+        rows=torch.arange(rows - 1, total, rows, device=device),
+        frequency=frequencies(heads.head_dim, 10000.0, device),
+        key_cache=cache[:, 0],
+        value_cache=cache[:, 1],
+    )
+
+
+def keep_tree_inputs(requests: int, levels: int, candidates: int, nodes: int, device: str) -> dict:
+    """Arguments of keep_tree: chains of the first candidates."""
+    depth = torch.arange(1, nodes + 1, dtype=torch.int32, device=device).clamp_max(levels).repeat(requests, 1)
+    chance = (0.8 ** torch.arange(1.0, nodes + 1, device=device)).repeat(requests, 1)
+    chains = TreeTables.chains(requests, nodes + 1, device)
+    kept = KeptDrafts(torch.zeros_like(depth).long(), torch.zeros_like(chance), TreeTables.chains(requests, nodes + 1, device),
+                      torch.zeros(requests, nodes + 1, device=device))  # fmt: skip
+    return dict(
+        tree=BestTree(depth - 2, depth, torch.zeros_like(depth), chance, chance, *chains),
+        tokens=torch.zeros(requests, levels, candidates, dtype=torch.int64, device=device),
+        slot_of=torch.arange(requests, device=device),
+        out=kept,
+    )
+
+
+def slot_queries_inputs(requests: int, spans: int, rows: int, device: str) -> dict:
+    """Arguments of slot_queries: half as many requests decode as there may be."""
+    about = torch.ones(requests + 1, 3, dtype=torch.int32, device=device)
+    tables = torch.ones(2, requests + 1, spans, dtype=torch.int32, device=device)
+    flags = SlotFlags(about[:, 0], about[:, 1], SpanTable(*tables))
+    return dict(
+        slot_of=torch.arange(requests // 2, device=device),
+        flags=flags,
+        committed=CommittedRows.empty(rows, requests, device),
+        num_rows=rows // 2,
+        out=SlotQueries.empty(requests, flags),
     )

@@ -26,8 +26,12 @@ from . import _samples as samples
 from .best_tree import best_tree_triton
 from .commit_rows import commit_rows_triton
 from .draft_attention import draft_attention_triton
+from .keep_tree import keep_tree_triton
 from .kv_compact import kv_compact_triton
 from .latent_compress import latent_compress_triton
+from .pair_chances import pair_chances_triton
+from .rope_store import rope_store_triton
+from .slot_queries import slot_queries_triton
 from .tree_accept import tree_accept_triton
 from .tree_attention import tree_attention_triton
 from .tree_rows import tree_rows_triton
@@ -105,6 +109,15 @@ def cases() -> dict[str, Callable[[], object]]:
     out["walk of 64 nodes"] = lambda: tree_accept_triton(**walk)
     compact("head 128 x 4, bf16", samples.QWEN)
     compact("head 64 x 3, bf16", samples.SMOL)
+    for heads in (samples.QWEN, samples.SMOL, samples.WIDE):
+        rows = samples.rope_store_inputs(heads, 2, half, "cpu")
+        out[f"rope, head {heads.head_dim}"] = lambda rows=rows: rope_store_triton(**rows)
+    out["pairs of 32 candidates"] = lambda: pair_chances_triton(torch.rand(2, 5, 32), torch.zeros(2, 4, 32, 32, dtype=half))
+    for nodes in (16, 63):
+        kept = samples.keep_tree_inputs(2, 5, 32, nodes, "cpu")
+        out[f"{nodes} nodes kept"] = lambda kept=kept: keep_tree_triton(**kept)
+    asking = samples.slot_queries_inputs(64, 32, 2048, "cpu")
+    out["64 requests ask"] = lambda: slot_queries_triton(**asking)
     return out
 
 

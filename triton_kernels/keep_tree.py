@@ -58,7 +58,7 @@ def keep_tree_kernel(
     tl.store(drafts + request * stride_drafts + j, token, mask=inside)
     own = tl.load(chance + node, mask=inside, other=0.0)
     before = tl.load(chance + node - 1, mask=inside & (j > 0), other=1.0)
-    tl.store(confidence + request * stride_confidence + j, tl.where(own > 0, own / before, 0.0), mask=inside)
+    tl.store(confidence + request * stride_confidence + j, own / tl.where(own > 0, before, 1.0), mask=inside)
     tl.store(given + slot * stride_given + j + 1, tl.load(conditional + node, mask=inside, other=0.0), mask=inside)
     rooted = j < num_nodes + 1
     node, target = request * (num_nodes + 1) + j, slot * stride_trees + j

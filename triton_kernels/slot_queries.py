@@ -4,7 +4,7 @@ For request r of the R at hand, in slot s = slot_of(r), with what commit_rows fo
 
     deepest(r) = deepest[s] where visible(r) > 0, else 0        chain(r) = chain[s]        spans(r) = spans[s]
 
-Requests beyond R see nothing and stand in the padding slot; rows beyond the T at hand go to the null slot.
+Requests beyond R see nothing, ask from row 0 and stand in the padding slot; rows beyond the T at hand go to the null slot.
 """
 
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class SlotQueries(NamedTuple):
     slot_of: Tensor
     """[R] int64."""
     chain: Tensor
-    """[R] int32."""
+    """[R] bool."""
     deepest: Tensor
     """[R] int32."""
     spans: SpanTable
@@ -48,7 +48,7 @@ class SlotQueries(NamedTuple):
         """Room for so many requests."""
         like = flags.spans.start[:1].repeat(requests, 1)
         return cls(
-            torch.zeros(requests, dtype=torch.int64, device=like.device), like[:, 0].clone(), like[:, 0].clone(),
+            torch.full((requests,), len(flags.deepest) - 1, device=like.device), like[:, 0] != 0, like[:, 0].clone(),
             SpanTable(like.clone(), like.clone()),
         )  # fmt: skip
 
@@ -62,9 +62,9 @@ def slot_queries_torch(slot_of: Tensor, flags: SlotFlags, committed: CommittedRo
     """Torch path of `slot_queries`."""
     requests = len(slot_of)
     committed.slots[num_rows:] = NULL_SLOT
-    committed.visible[requests:] = 0
+    committed.query_rows[requests:], committed.visible[requests:] = 0, 0
     out.slot_of[:requests], out.slot_of[requests:] = slot_of, len(flags.deepest) - 1
-    out.chain[:] = flags.chain[out.slot_of]
+    out.chain[:] = flags.chain[out.slot_of] != 0
     out.deepest[:] = torch.where(committed.visible > 0, flags.deepest[out.slot_of], 0)
     for part, table in zip(out.spans, flags.spans):
         part[:] = table[out.slot_of]
@@ -72,7 +72,7 @@ def slot_queries_torch(slot_of: Tensor, flags: SlotFlags, committed: CommittedRo
 
 @triton.jit(do_not_specialize=["requests", "all_requests", "num_rows", "all_rows", "padding"])
 def slot_queries_kernel(
-    slot_of, chain, deepest, start, hidden, slots, visible, out_slot_of, out_chain, out_deepest, out_start, out_hidden,
+    slot_of, chain, deepest, start, hidden, slots, query_rows, visible, out_slot_of, out_chain, out_deepest, out_start, out_hidden,
     requests, all_requests, num_rows, all_rows, padding, stride_flags, stride_spans,
     X: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK: tl.constexpr, NULL_SLOT: tl.constexpr,
 ):  # fmt: skip
@@ -83,9 +83,10 @@ def slot_queries_kernel(
     if k < all_requests:
         slot = tl.load(slot_of + k, mask=k < requests, other=padding).to(tl.int64)
         sees = tl.load(visible + k, mask=k < requests, other=0)
+        tl.store(query_rows + k, tl.load(query_rows + k, mask=k < requests, other=0))
         tl.store(visible + k, sees)
         tl.store(out_slot_of + k, slot)
-        tl.store(out_chain + k, tl.load(chain + slot * stride_flags))
+        tl.store(out_chain + k, tl.load(chain + slot * stride_flags) != 0)
         tl.store(out_deepest + k, tl.where(sees > 0, tl.load(deepest + slot * stride_flags), 0))
         x = tl.arange(0, BLOCK_X)
         tl.store(out_start + k * X + x, tl.load(start + slot * stride_spans + x, mask=x < X, other=0), mask=x < X)
@@ -97,8 +98,8 @@ def slot_queries_triton(slot_of: Tensor, flags: SlotFlags, committed: CommittedR
     all_requests, most_rows, width = len(out.slot_of), len(committed.slots), flags.spans.start.shape[1]
     launch(
         slot_queries_kernel, (max(all_requests, triton.cdiv(most_rows, ROWS)),),
-        slot_of, flags.chain, flags.deepest, *flags.spans, committed.slots, committed.visible, out.slot_of, out.chain,
-        out.deepest, *out.spans, len(slot_of), all_requests, num_rows, most_rows, len(flags.deepest) - 1,
+        slot_of, flags.chain, flags.deepest, *flags.spans, committed.slots, committed.query_rows, committed.visible,
+        out.slot_of, out.chain, out.deepest, *out.spans, len(slot_of), all_requests, num_rows, most_rows, len(flags.deepest) - 1,
         flags.chain.stride(0), flags.spans.start.stride(0), X=width, BLOCK_X=triton.next_power_of_2(width), BLOCK=ROWS,
         NULL_SLOT=NULL_SLOT, num_warps=4,
     )  # fmt: skip

@@ -53,6 +53,11 @@ class SpecFlashOptions:
     )
     revision: str | None = option(None, "Hub revision of the draft.")
     check_target_name: bool = option(True, "Refuse a draft that was trained for a target of another name.")
+    synthetic_acceptance: tuple[float, ...] | None = option(
+        None,
+        "For `specflash bench --synthetic-acceptance` alone, and refused elsewhere: the chance that the tokens of the first 1, 2, ... "
+        "depths are accepted, whatever the target says.",
+    )
 
     @classmethod
     def from_user(cls, given: "str | dict[str, Any]") -> "SpecFlashOptions":
@@ -72,6 +77,8 @@ class SpecFlashOptions:
             )
         if isinstance(given.get("model"), os.PathLike):
             given["model"] = os.fspath(given["model"])
+        if isinstance(given.get("synthetic_acceptance"), list):
+            given["synthetic_acceptance"] = tuple(given["synthetic_acceptance"])
         options = cls(**given)
         options._check()
         return options
@@ -93,8 +100,19 @@ class SpecFlashOptions:
             )
         if self.sizing not in SIZINGS:
             raise SpecFlashError(f"sizing is {self.sizing!r}: give one of {', '.join(map(repr, SIZINGS))}.")
+        rates = self.synthetic_acceptance
+        if rates is not None and not _falling(rates):
+            raise SpecFlashError(
+                f"synthetic_acceptance is {rates!r}: give chances from 1 down to 0, one per depth, none above the one before."
+            )
         if type(self.min_confidence) not in (int, float) or not 0 <= self.min_confidence < 1:
             raise SpecFlashError(f"min_confidence is {self.min_confidence!r}: give a number from 0 up to, not including, 1.")
+
+
+def _falling(rates: Any) -> bool:
+    """Whether they are chances, each at most the one before."""
+    numbers = isinstance(rates, tuple) and rates and all(type(rate) in (int, float) for rate in rates)
+    return bool(numbers) and 1 >= rates[0] and rates[-1] >= 0 and all(b <= a for a, b in zip(rates, rates[1:]))
 
 
 def names_specflash(speculative_config: Any) -> bool:

@@ -46,6 +46,10 @@ def test_prose_has_no_figure_without_a_record(page):
     assert not FIGURE.findall(prose), "mark it with <!-- figure: ... --> (docs/hooks/figures.py), or leave it out"
 
 
+def test_the_plot_is_drawn_from_the_record():
+    assert figures.PLOT.read_text(encoding="utf-8") == figures.plot(), "docs/speed_up.svg is older than docs/results: run `make figures`"
+
+
 def test_the_net_catches_figures():
     caught = FIGURE.findall("it is 1.73x as fast, 12% of 3.5 ms, 14 MiB, tau 3.58, in 11 minutes; vLLM 0.26.0 and five of 8")
     assert caught == ["1.73x", "12%", "3.5 ms", "14 MiB", "3.58", "11 minutes"]

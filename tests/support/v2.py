@@ -16,7 +16,9 @@ STUB = Path(__file__).parent / "triton_stub"
 
 
 def use_interpreter() -> None:
-    """This process and its children run on V2."""
+    """This process and its children run on V2; on a GPU they do so by themselves."""
+    if torch.cuda.is_available():
+        return
     os.environ["TRITON_INTERPRET"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(STUB), *filter(None, [os.environ.get("PYTHONPATH")])])
     sys.path.insert(0, str(STUB))
@@ -127,3 +129,13 @@ def misrank(monkeypatch) -> None:
 
     monkeypatch.setattr(core, "joined", swapped)
     monkeypatch.setattr(DeviceCalibration, "observe", lambda *_: None)
+
+
+def unpinned_pictures(monkeypatch) -> None:
+    """vLLM 0.26 pins the memory of pictures wherever it runs; a machine without a GPU has none to pin."""
+    from vllm.multimodal.inputs import BaseMultiModalField
+
+    reduce = BaseMultiModalField.reduce_data
+    monkeypatch.setattr(
+        BaseMultiModalField, "reduce_data", lambda self, elems, *, device=None, pin_memory=False: reduce(self, elems, device=device)
+    )

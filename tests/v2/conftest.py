@@ -1,4 +1,4 @@
-"""The real engine on Model Runner V2, its kernels and ours interpreted. Run by `make v2`, in a process of its own."""
+"""The real engine on Model Runner V2, its kernels and ours interpreted where there is no GPU. Run by `make v2`, in a process of its own."""
 
 import os
 
@@ -8,8 +8,10 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 v2.use_interpreter()
 
 import pytest  # noqa: E402
+import tiny_models  # noqa: E402
+import torch  # noqa: E402
 from engines import answers, greedy, mixed_prompts  # noqa: E402
-from tiny_models import draft_for, tiny_llava  # noqa: E402
+from tiny_models import draft_for, tiny_llama, tiny_llava  # noqa: E402
 
 # These take most of an interpreted step; test_kernels.py runs them too.
 SLOW = ("tree_attention", "draft_attention", "best_tree")
@@ -17,11 +19,15 @@ SLOW = ("tree_attention", "draft_attention", "best_tree")
 
 @pytest.fixture(scope="session", autouse=True)
 def v2_engines():
+    if torch.cuda.is_available():
+        yield
+        return
     with pytest.MonkeyPatch.context() as patch, v2.torch_paths(*SLOW):
         v2.keep_async_scheduling(patch)
         v2.without_sorting_kernel(patch)
         v2.take_integer_masks(patch)
         v2.torch_prompts(patch)
+        v2.unpinned_pictures(patch)
         yield
 
 
@@ -40,6 +46,14 @@ def drafts(llava, tmp_path_factory):
         "nan": draft_for(llava, root / "nan", nan=True),
         "plain": draft_for(llava, root / "plain", variant="plain", num_latents=32),
     }
+
+
+@pytest.fixture(scope="session")
+def json_llama(tmp_path_factory):
+    """A tiny Llama that can write JSON."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_models, "CHARACTERS", tiny_models.CHARACTERS + '{}"[]')
+        return tiny_llama(tmp_path_factory.mktemp("json") / "tiny-llama")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,10 @@ from typing import Any
 from vllm_specflash.bench.identity import logit_gaps
 from vllm_specflash.bench.probe import PROBE
 from vllm_specflash.bench.records import Drafts, Output, Pass, Steps, StepTotals
+from vllm_specflash.config import first_sentence
+from vllm_specflash.engine.synthetic import ALLOWED
 from vllm_specflash.train.prompts import Prompt
+from vllm_specflash.train.startup import cause, why_not
 
 GIB = 2**30
 # vLLM's processes, where it has several, poll each other this long after their last message before they sleep.
@@ -37,6 +40,7 @@ class EngineSetup:
     kv_cache_gib: float = 1.0
     enforce_eager: bool = False
     max_images: int = 8
+    ignore_eos: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
     def engine_args(self) -> dict[str, Any]:
@@ -74,7 +78,7 @@ class EngineFacts:
 
 
 class EngineFailed(RuntimeError):
-    """An engine process gave up; the message ends with the last lines of its log."""
+    """An engine process gave up; the message is one sentence with vLLM's own cause and the log's place."""
 
 
 class Engine:
@@ -99,9 +103,9 @@ class Engine:
         try:
             return future.result()
         except BrokenProcessPool:
-            raise EngineFailed(f"The engine process for {self.setup.target} died.\n{self._last_lines()}") from None
+            raise EngineFailed(self._why("its process died")) from None
         except Exception as error:
-            raise EngineFailed(f"{type(error).__name__}: {error}\n{self._last_lines()}") from error
+            raise EngineFailed(self._why(f"{type(error).__name__}: {first_sentence(error)}")) from error
 
     def settle(self) -> None:
         """Measure anew what the engine measures at its start; for when all others are idle."""
@@ -109,7 +113,7 @@ class Engine:
 
     def generate(self, prompts: Sequence[Prompt], batch_size: int, max_tokens: int, logits: bool = False) -> Pass:
         """Answers to the prompts, greedily, `batch_size` at a time."""
-        return self.result(self._process.submit(_generate, list(prompts), batch_size, max_tokens, logits))
+        return self.result(self._process.submit(_generate, list(prompts), batch_size, max_tokens, logits, self.setup.ignore_eos))
 
     def facts(self) -> EngineFacts:
         """As `start` gave them, memory as it is now."""
@@ -140,11 +144,10 @@ class Engine:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _last_lines(self, count: int = 12) -> str:
-        if not self.log.is_file():
-            return ""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-        return "\n".join([f"The end of {self.log}:", *lines])
+    def _why(self, seen: str) -> str:
+        """One sentence with vLLM's own cause, where the log has one, or with what was seen from here."""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+        return why_not(self.setup.target, cause(text) or seen, self.log)
 
 
 # --- inside the engine's process ---------------------------------------------------------------------------------
@@ -159,6 +162,7 @@ def _start(setup: EngineSetup, log: str) -> EngineFacts:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     began = time.perf_counter()
+    os.environ[ALLOWED] = "1"
     _one_process_on_cpus()
     from vllm import LLM
 
@@ -197,10 +201,10 @@ def _facts() -> EngineFacts:
     return EngineFacts(start_seconds=_start_seconds, threads=_llm.collective_rpc("bench_threads")[0], **memory)
 
 
-def _generate(prompts: list[Prompt], batch_size: int, max_tokens: int, logits: bool) -> Pass:
+def _generate(prompts: list[Prompt], batch_size: int, max_tokens: int, logits: bool, ignore_eos: bool) -> Pass:
     from vllm import SamplingParams
 
-    sampling = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=2 if logits else None)
+    sampling = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=2 if logits else None, ignore_eos=ignore_eos)
     chats = [_with_images(prompt) for prompt in prompts]
     _llm.collective_rpc("bench_take")
     counters, outputs, wall = _draft_counters(), [], 0.0

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Annotated
 from unittest import mock
 
@@ -18,8 +19,10 @@ import torch
 import typer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vllm_specflash.bench.stand_in import SMALL, DecodeStep, default_draft
+from vllm_specflash.bench.random_draft import default_draft
+from vllm_specflash.bench.stand_in import SMALL, DecodeStep
 from vllm_specflash.engine.v2 import verifier
+from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.triton_kernels import _triton
 
 # They make a tensor and write nothing into it.
@@ -71,9 +74,10 @@ def counting() -> Iterator[KernelCounter]:
             if 0 not in grid:
                 counter.counts[kernel.__name__] += 1
 
+        original = _triton.launch
         ours = [module for name, module in sys.modules.items() if name.startswith(_triton.__package__ + ".")]
         for module in ours:
-            if getattr(module, "launch", None) is _triton.launch:
+            if getattr(module, "launch", None) is original:
                 stack.enter_context(mock.patch.object(module, "launch", launch))
         yield counter
 
@@ -81,7 +85,7 @@ def counting() -> Iterator[KernelCounter]:
 def decode_step(requests: int, context: int, nodes: int) -> dict[str, KernelCounter]:
     """What the parts of a step launch on a GPU: "prepare", "verify" and "draft"."""
     counters = {}
-    with mock.patch.object(verifier, "get_num_sampled_and_rejected", _as_vllm):
+    with mock.patch.object(verifier, "get_num_sampled_and_rejected", as_vllm):
         step = DecodeStep("meta", default_draft(SMALL), requests, nodes, context)
         parts: dict[str, Callable[[], None]] = {"prepare": step.prepare, "verify": step.verify, "draft": step.draft}
         for name, part in parts.items():
@@ -93,7 +97,7 @@ def decode_step(requests: int, context: int, nodes: int) -> dict[str, KernelCoun
     return counters
 
 
-def _as_vllm(num_sampled: torch.Tensor, *_) -> tuple[torch.Tensor, torch.Tensor]:
+def as_vllm(num_sampled: torch.Tensor, *_) -> tuple[torch.Tensor, torch.Tensor]:
     """vLLM's own launch, which plain speculation has too."""
     return num_sampled, num_sampled
 
@@ -103,8 +107,13 @@ def main(
     context: Annotated[int, typer.Option(help="Tokens of each.")] = 4096,
     nodes: Annotated[int, typer.Option(help="Drafted tokens of each.")] = 16,
     every: Annotated[bool, typer.Option("--every", help="Name every operator and kernel.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write the counts to this json file.")] = None,
 ) -> None:
-    for name, counter in decode_step(requests, context, nodes).items():
+    counters = decode_step(requests, context, nodes)
+    if out is not None:
+        kernels = {name: dict(counter.counts) for name, counter in counters.items()}
+        write_provenance(out, requests=requests, context=context, nodes=nodes, kernels=kernels)
+    for name, counter in counters.items():
         print(f"{name:8} {counter.counts.total():3} kernels, {counter.transfers['h2d']} / {counter.transfers['d2h']} transfers")
         if every:
             for kernel, count in counter.counts.most_common():

@@ -19,24 +19,11 @@ from vllm_specflash.engine.draft_model import NO_SPANS
 from vllm_specflash.engine.v2.runner import SpecFlashRunnerMixin
 from vllm_specflash.engine.v2.speculator import SpecFlashSpeculator
 from vllm_specflash.engine.v2.verifier import TreeVerifier
-from vllm_specflash.train.shape import DraftOptions
 from vllm_specflash.triton_kernels.kv_compact import CacheTable
 
 BLOCK_SIZE, TARGET_LAYERS = 16, 28
-# Qwen2.5-VL-7B's, and the draft that `specflash train` would begin for it.
-TARGET = {"hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "head_dim": 128, "target_vocab_size": 152064}
-# The smallest target that has all the same parts: where only calls are counted.
+# A small target that has all parts of a large one: calls are counted, not what they compute.
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "target_vocab_size": 9000}
-
-
-def default_draft(target: dict[str, int]) -> SpecFlashConfig:
-    """The shape that a new draft gets: K = 5, one round."""
-    options = DraftOptions()
-    return SpecFlashConfig(
-        **target, semi_ar_width=options.semi_ar_width, num_rounds=options.num_rounds, num_latents=options.num_latents,
-        head_expansion=options.head_expansion, draft_vocab_size=options.draft_vocab_size,
-        transition_rank=options.transition_rank, variant=options.variant,
-    )  # fmt: skip
 
 
 def empty_draft(config: SpecFlashConfig, device: torch.device) -> SpecFlashDraft:
@@ -77,7 +64,7 @@ class DecodeStep(SpecFlashRunnerMixin, _Runner):
         self.device = device = torch.device(device)
         vllm_config = SimpleNamespace(
             speculative_config=SimpleNamespace(
-                specflash=SpecFlashOptions(tree=True), num_speculative_tokens=nodes, enable_adaptive_verification=False
+                specflash=SpecFlashOptions(), num_speculative_tokens=nodes, enable_adaptive_verification=False, trees=True
             ),
             scheduler_config=SimpleNamespace(max_num_seqs=requests, max_num_batched_tokens=max(2048, requests * (nodes + 1))),
             model_config=SimpleNamespace(max_model_len=context + nodes + 2),
@@ -135,6 +122,7 @@ class DecodeStep(SpecFlashRunnerMixin, _Runner):
         self.slot_mappings = {"draft": torch.zeros(batch.num_tokens, dtype=torch.int64, device=device)}
         pages = torch.zeros(requests * blocks, BLOCK_SIZE, config.num_key_value_heads, config.head_dim, device=device)
         addresses = torch.zeros(2 * TARGET_LAYERS, 5, dtype=torch.int64, device=device)
+        self.lora_state = SimpleNamespace(node_bounds=None)
         self._caches = CacheTable((pages,) * (2 * TARGET_LAYERS), addresses, 8)
         sampler = RejectionSampler.__new__(RejectionSampler)
         sampler.sampler = lambda logits, batch: SamplerOutput(

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vllm_specflash.triton_kernels.pair_chances import pair_chances
 
 # Candidates a position offers unless told otherwise: more of them change the acceptance of a chain or tree by nothing.
 CANDIDATES = 32
@@ -59,15 +60,10 @@ def candidates_of(draft, states: Tensor, lm_head: Tensor, width: int) -> Candida
     logits = F.linear(states, lm_head)
     chance, index = logits.softmax(-1, dtype=torch.float32).topk(min(width, logits.shape[-1]))
     tokens = draft.to_target_ids(index)
-    chance = chance.nan_to_num(0.0)
-    following = chance[:, 1:, None, :]
     if draft.config.transition_rank and logits.shape[1] > 1:
-        weight = following * draft.transition(index[:, :-1], index[:, 1:], states).float().exp()
-        outside = 1 - following.sum(-1, keepdim=True)
-        following = (weight / (weight.sum(-1, keepdim=True) + outside)).nan_to_num(0.0)
-    else:
-        following = following.expand(-1, -1, chance.shape[-1], -1)
-    return Candidates(tokens, chance[:, 0], following)
+        return Candidates(tokens, *pair_chances(chance, draft.transition(index[:, :-1], index[:, 1:], states)))
+    chance = chance.nan_to_num(0.0)
+    return Candidates(tokens, chance[:, 0], chance[:, 1:, None, :].expand(-1, -1, chance.shape[-1], -1))
 
 
 def joined(rounds: list[Candidates]) -> Candidates:

@@ -37,6 +37,8 @@ class SpecFlashConfig(PreTrainedConfig):
         draft_vocab_size: tokens the draft can propose, listed in the checkpoint's `d2t`; None for all of them.
         transition_rank: rank of the term that corrects position i for the token guessed at i - 1; 0 for none.
         selector_width: hidden units of the part of that term that sees the predicted states too; 0: it knows tokens alone.
+        target_layers: layers of the target whose inputs the draft sees beside its final hidden state, as vLLM and transformers
+            number them (0: the embedding); None for the final hidden state alone.
         attention_bias: whether the attention's projections have biases (converted checkpoints of the authors do).
         variant: "residual" (residual connections and RMSNorm) or "plain" (neither: the authors' published layer).
         target_name: the target this draft was trained for, as its config names it.
@@ -65,6 +67,7 @@ class SpecFlashConfig(PreTrainedConfig):
     draft_vocab_size: int | None = None
     transition_rank: int = 0
     selector_width: int = 0
+    target_layers: list[int] | None = None
     attention_bias: bool = False
     variant: str = "residual"
     target_name: str = ""
@@ -102,6 +105,11 @@ class SpecFlashConfig(PreTrainedConfig):
                 f"({self.target_vocab_size}), not {self.draft_vocab_size}."
             )
         super().__post_init__(**kwargs)
+
+    @property
+    def feature_size(self) -> int:
+        """Width of what the target tells the draft of a position: its final hidden state, then those of `target_layers`."""
+        return self.hidden_size * (1 + len(self.target_layers or ()))
 
     @property
     def num_draft_tokens(self) -> int:

@@ -16,6 +16,7 @@ from vllm_specflash.draft.model import Attend, SpecFlashDraft
 from vllm_specflash.tree.calibration import BINS
 from vllm_specflash.triton_kernels.best_tree import BestTree, best_tree
 from vllm_specflash.triton_kernels.draft_attention import SpanTable, draft_attention
+from vllm_specflash.triton_kernels.rope_store import frequencies, rope_store
 
 
 class Pages(Protocol):
@@ -59,7 +60,7 @@ class Queries(NamedTuple):
     spans: SpanTable
     """What of the block tables' positions the draft does not see."""
     deepest: Tensor
-    """[R] int32, depth that no drafted token exceeds."""
+    """[R] int32, depth that no drafted token exceeds; 0 for a request that gets no draft."""
     chain: Tensor
     """[R] bool, requests whose drafts may not branch."""
 
@@ -67,10 +68,15 @@ class Queries(NamedTuple):
 class Proposal(NamedTuple):
     """Drafts of R requests, n tokens each, best first and parents before children."""
 
-    tokens: Tensor
-    """[R, n] int64, target token ids."""
     tree: BestTree
     candidates: Candidates
+
+    @property
+    def tokens(self) -> Tensor:
+        """[R, n] int64, target token ids."""
+        tree, (tokens, *_) = self
+        cell = (tree.depth.long() - 1) * tokens.shape[2] + tree.candidate
+        return tokens.flatten(1).gather(1, cell)
 
 
 class DraftingCore:
@@ -98,6 +104,9 @@ class DraftingCore:
         self.model, self.lm_head, self.embed, self.pages = model, lm_head, embed, pages
         self.depth, self.num_nodes, self.max_visible = depth, num_nodes, max_visible
         self.width = min(CANDIDATES, lm_head.shape[0])
+        # Chances that trees are chosen by instead of the draft's own: [C] and [L - 1 or more, C, C].
+        self.assumed: tuple[Tensor, Tensor] | None = None
+        self._frequencies = frequencies(model.config.head_dim, model.config.rope_theta, lm_head.device)
 
     @property
     def num_rounds(self) -> int:
@@ -122,21 +131,23 @@ class DraftingCore:
             ratio: [BINS + 1] float32, what chances are multiplied by (tree/calibration.py).
             max_visible: no request of the step sees more draft positions, where the host knows.
         """
-        pages, drafted = self.pages, _Drafted([], [])
+        model, pages, drafted = self.model, self.pages, _Drafted([], [])
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if drafted.begun:
-                drafted.append(k, v, self.model.config.semi_ar_width)
-            else:
-                pages.write(rows.slots, k, v)
-                drafted.begun = True
+        def found(q: Tensor) -> Tensor:
             return draft_attention(
                 q, pages.keys, pages.values, queries.block_table, pages.block_size, queries.visible, queries.spans,
                 q.shape[-1] ** -0.5, *drafted.rows(), max_visible=max_visible or self.max_visible,
             )  # fmt: skip
 
-        deepest = torch.where(queries.visible > 0, queries.deepest, 0)
-        return self._propose(rows, queries.rows, queries.visible, attend, deepest, queries.chain, ratio)
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            drafted.append(k, v, model.config.semi_ar_width)
+            return found(q)
+
+        u = self._fused(rows)
+        heads = model.attention.heads(model.normed(u))
+        q = rope_store(heads, rows.positions, rows.slots, queries.rows, self._frequencies, pages.keys, pages.values)
+        x = model.after_attention(u[queries.rows], found(q))
+        return self._proposal(x, queries.visible, attend, queries.deepest, queries.chain, ratio)
 
     def measure(self, num_rows: int, requests: int) -> None:
         """A step's work on rows and requests that do not exist, without a cache: what it allocates is what vLLM measures."""
@@ -145,20 +156,24 @@ class DraftingCore:
         none = torch.zeros(requests, dtype=torch.int32, device=device)
         rows = Rows(torch.zeros(num_rows, size, dtype=self.lm_head.dtype, device=device), indices, indices, indices)
         ratio = torch.ones(BINS + 1, device=device)
-        self._propose(rows, indices[:requests], none, lambda q, k, v: torch.zeros_like(q), none, none > 0, ratio)
+        nothing: Attend = lambda q, k, v: torch.zeros_like(q)  # noqa: E731
+        x = self.model.layer(self._fused(rows), rows.positions, nothing, rows=indices[:requests])
+        self._proposal(x, none, nothing, none, none > 0, ratio)
 
-    def _propose(
-        self, rows: Rows, query_rows: Tensor, visible: Tensor, attend: Attend, deepest: Tensor, chain: Tensor, ratio: Tensor
+    def _proposal(
+        self, x: Tensor, visible: Tensor, attend: Attend, deepest: Tensor, chain: Tensor, ratio: Tensor
     ) -> Proposal:
-        candidates = self._candidates(rows, query_rows, visible, attend)
-        tree = best_tree(candidates.first, candidates.following, self.num_nodes, deepest, chain, ratio)
-        cell = (tree.depth.long() - 1).clamp_min(0) * self.width + tree.candidate
-        return Proposal(candidates.tokens.flatten(1).gather(1, cell), tree, candidates)
+        """The layer's output x [R, D] -> drafts; `attend` is for the positions of later rounds."""
+        candidates = self._candidates(x, visible, attend)
+        if self.assumed is not None:
+            first, following = self.assumed
+            following = following[: self.depth - 1]
+            candidates = Candidates(candidates.tokens, first.expand(len(x), -1), following.expand(len(x), -1, -1, -1))
+        return Proposal(best_tree(candidates.first, candidates.following, self.num_nodes, deepest, chain, ratio), candidates)
 
-    def _candidates(self, rows: Rows, query_rows: Tensor, visible: Tensor, attend: Attend) -> Candidates:
-        """Unroll rounds of K positions from each query's row; a round continues from the greedy path of the one before."""
+    def _candidates(self, x: Tensor, visible: Tensor, attend: Attend) -> Candidates:
+        """Unroll rounds of K positions from each x; a round continues from the greedy path of the one before."""
         model, per_round, rounds = self.model, self.model.config.semi_ar_width, []
-        x = model.layer(self._fused(rows), rows.positions, attend, rows=query_rows)
         for drafted in range(0, self.depth, per_round):
             # Whole again where it was cut: a matrix product over a view with gaps takes many times as long on CPUs.
             hidden = model.predict(x)[:, : self.depth - drafted].contiguous()
@@ -176,15 +191,10 @@ class DraftingCore:
 
 @dataclass
 class _Drafted:
-    """Keys and values of the rounds before, which never enter the cache: [R, K, Hkv, Dh] each.
-
-    Attributes:
-        begun: whether the committed rows have been attended from.
-    """
+    """Keys and values of the rounds before, which never enter the cache: [R, K, Hkv, Dh] each."""
 
     keys: list[Tensor]
     values: list[Tensor]
-    begun: bool = False
 
     def append(self, keys: Tensor, values: Tensor, per_round: int) -> None:
         self.keys.append(keys.unflatten(0, (-1, per_round)))

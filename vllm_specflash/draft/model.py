@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization
 
@@ -27,7 +28,7 @@ class SpecFlashDraft(PreTrainedModel):
         super().__init__(config)
         size = config.hidden_size
         self.compressor = compressor_of(config)
-        self.fc = nn.Linear(2 * size, size)
+        self.fc = nn.Linear(size + config.feature_size, size)
         self.attention = DraftAttention(config)
         self.head = SemiARHead(size, config.semi_ar_width, config.head_expansion)
         if config.variant == "residual":
@@ -41,7 +42,16 @@ class SpecFlashDraft(PreTrainedModel):
         self.post_init()
 
     def fuse(self, next_token_embeddings: Tensor, hidden: Tensor) -> Tensor:
-        """W_fc [emb(x_{t+1}); h_t] + b: two [T, D] -> u [T, D]."""
+        """W_fc [emb(x_{t+1}); h_t] + b: [T, D] and [T, feature_size] -> u [T, D].
+
+        States of other layers come at sizes of their own and are normed. In later rounds there are none: [T, D] will do.
+        """
+        size = self.config.hidden_size
+        if self.config.target_layers:
+            others = hidden[..., size:].unflatten(-1, (-1, size))
+            others = F.rms_norm(others, (size,)).flatten(-2)
+            hidden = torch.cat((hidden[..., :size], others), dim=-1)
+            hidden = F.pad(hidden, (0, self.config.feature_size - hidden.shape[-1]))
         return self.fc(torch.cat((next_token_embeddings, hidden), dim=-1))
 
     def normed(self, u: Tensor) -> Tensor:
@@ -55,12 +65,15 @@ class SpecFlashDraft(PreTrainedModel):
         writes k and v into the paged cache and attends through slot lists. With `rows` [Q], only those positions'
         outputs are wanted: attend gets q [Q, H, Dh] and x is [Q, D].
         """
-        residual = self.config.variant == "residual"
         q, k, v = self.attention.project(self.normed(u), positions)
         if rows is not None:
             q, u = q[rows], u[rows]
-        attended = self.attention.output(attend(q, k, v))
-        return u + attended if residual else attended
+        return self.after_attention(u, attend(q, k, v))
+
+    def after_attention(self, u: Tensor, attended: Tensor) -> Tensor:
+        """The layer's output x [T, D] out of its inputs u [T, D] and what their queries found [T, H, Dh] or [T, H * Dh]."""
+        out = self.attention.output(attended)
+        return u + out if self.config.variant == "residual" else out
 
     def predict(self, x: Tensor) -> Tensor:
         """x [T, D] -> h^ [T, K, D]; lm_head(h^[:, i - 1]) at position t is the distribution of x_{t+1+i}."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vllm_specflash.draft.compressor import LatentCompressor
 from vllm_specflash.engine.spans import Spans
+from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.triton_kernels.latent_compress import CompressState, latent_compress
 
 
@@ -114,7 +115,7 @@ class SpanPooler:
                 partial = _Partial(self._empty(), chunk.first, chunk.first)
             rows = hidden_states[chunk.row : chunk.row + chunk.stop - chunk.first]
             rows = self.compressor.rows(rows, chunk.first - chunk.start, chunk.end - chunk.start)
-            bounds = torch.tensor([0, len(rows)], dtype=torch.int32, device=rows.device)
+            bounds = to_device(np.array([0, len(rows)], dtype=np.int32), rows.device)
             partial.state = latent_compress(self.compressor.queries, rows, bounds, partial.state)
             partial.next = chunk.stop
             if chunk.stop == chunk.end:

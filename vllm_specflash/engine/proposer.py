@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
+from vllm.logger import init_logger
 
 from vllm_specflash.draft.core import DraftingCore, Queries, Rows
 from vllm_specflash.engine.draft_model import NO_SPANS, LoadedDraft
@@ -15,6 +16,8 @@ from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.step import Step
+from vllm_specflash.engine.synthetic import SYNTHETIC_WARNING, assumed_chances
+from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.tree.build import Trees
 from vllm_specflash.tree.calibration import Calibration
@@ -23,6 +26,8 @@ from vllm_specflash.tree.layout import lay_out
 from vllm_specflash.tree.pause import Pause
 from vllm_specflash.tree.step import Draft
 from vllm_specflash.triton_kernels.draft_attention import SpanTable
+
+logger = init_logger("vllm.specflash")
 
 
 class SpecFlashProposer:
@@ -55,6 +60,9 @@ class SpecFlashProposer:
         self.core = DraftingCore(
             draft.model, draft.lm_head, self.collectives.embed, draft.cache, self.depth, self.num_speculative_tokens
         )
+        if self.options.synthetic_acceptance is not None:
+            logger.warning(SYNTHETIC_WARNING)
+            self.core.assumed = assumed_chances(self.options.synthetic_acceptance, self.core.width, self.device)
 
     def forget(self, req_ids: set[str]) -> None:
         """Drop what is kept for requests that ended."""
@@ -225,5 +233,4 @@ class SpecFlashProposer:
             self._drafted[step.req_ids[request]] = Draft([-1, *above[:n]], [np.nan, *(given[q][node] for node in order[:n])])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
-
+        return to_device(array, self.device)

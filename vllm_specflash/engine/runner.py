@@ -16,6 +16,7 @@ from vllm_specflash.engine.attention_layers import attention_layers
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.spare import with_spare_blocks
 from vllm_specflash.engine.step import Step
+from vllm_specflash.engine.synthetic import conditional
 from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.engine.verify import NodeSampler
 from vllm_specflash.tree.cost import SIZES, StepCost
@@ -33,6 +34,9 @@ class SpecFlashRunnerMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.rejection_sampler = NodeSampler.replacing(self.rejection_sampler)
+        rates = self.speculative_config.specflash.synthetic_acceptance
+        if rates is not None:
+            self.rejection_sampler.synthetic = torch.tensor(conditional(rates))
         # Set by the worker where side paths of trees are verified in blocks of their own (engine/attention.py).
         self.num_spare_blocks = 0
         # Without it all drafts are chains.
@@ -113,7 +117,8 @@ class SpecFlashRunnerMixin:
         acceptance = acceptance._replace(lengths=acceptance.lengths.cpu(), nodes=acceptance.nodes.cpu())
         self.rejection_sampler.acceptance = acceptance
         lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
-        self.drafter.calibration.observe(*self.verification.trees.decided(lengths, nodes))
+        if self.rejection_sampler.synthetic is None:
+            self.drafter.calibration.observe(*self.verification.trees.decided(lengths, nodes))
         in_place = np.arange(1, nodes.shape[1] + 1)
         self.drafter.stats.moved += int(((nodes >= 0) & (nodes != in_place)).any(1).sum())
 

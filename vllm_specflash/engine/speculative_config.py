@@ -16,6 +16,7 @@ from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft, 
 from vllm_specflash.draft.config import SpecFlashConfig
 from vllm_specflash.engine.cache import KV_CACHE_LAYOUTS
 from vllm_specflash.engine.metrics import metrics_folder
+from vllm_specflash.engine.synthetic import refuse_outside_benchmarks
 
 PROPOSER = "vllm_specflash.engine.proposer.SpecFlashProposer"
 # Drafted tokens of a tree, at most, unless the user says otherwise.
@@ -58,6 +59,7 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
     """
     options = SpecFlashOptions.from_user(engine_args.speculative_config)
     trees = trees_by_default() if options.tree is None else options.tree
+    refuse_outside_benchmarks(options.synthetic_acceptance)
     _refuse_unsupported(engine_args, model_config, parallel_config)
     folder = find_draft(options, model_config.model, model_config.revision)
     draft = load_draft_config(folder)
@@ -132,6 +134,11 @@ def check_fits_target(draft: SpecFlashConfig, model_config, options: SpecFlashOp
                 f"The draft in {folder} is for another target: its {what} is {of_draft}, that of "
                 f"{model_config.model} is {of_target}; use a draft trained for this target."
             )
+    if draft.target_layers:
+        raise SpecFlashError(
+            f"The draft in {folder} wants the states of the target's layers {', '.join(map(str, draft.target_layers))}, which "
+            "this version does not serve: train one without --target-layers."
+        )
     if options.check_target_name and not _same_name(draft.target_name, model_config):
         raise SpecFlashError(
             f"The draft in {folder} was trained for {draft.target_name}, not for {model_config.model}; use a draft "

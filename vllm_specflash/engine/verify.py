@@ -20,6 +20,7 @@ from vllm.v1.sample.rejection_sampler import RejectionSampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
 from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.synthetic import decide, depths
 from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.triton_kernels.tree_accept import Acceptance, tree_accept
 
@@ -31,17 +32,20 @@ class NodeSampler(RejectionSampler):
         verification: the trees of the step at hand; None where all drafts are chains.
         acceptance: what the last walk found.
         stats: told how long walks take.
+        synthetic: chances by depth where drafts are accepted by chance (engine/synthetic.py); None: as the target says.
     """
 
     verification: TreeVerification | None
     acceptance: Acceptance | None
     stats: DraftStats
+    synthetic: Tensor | None
 
     @classmethod
     def replacing(cls, sampler: RejectionSampler) -> "NodeSampler":
         """The same object, told to sample our way: its set-up differs between releases of vLLM."""
         sampler.__class__ = cls
-        sampler.acceptance, sampler.verification, sampler.stats = None, None, DraftStats()
+        sampler.acceptance, sampler.verification, sampler.stats, sampler.synthetic = None, None, DraftStats(), None
+        sampler.chance = Generator().manual_seed(0)
         return sampler
 
     def forward(
@@ -129,6 +133,9 @@ class NodeSampler(RejectionSampler):
         tokens = torch.full_like(sampled, -1)
         # The row before a draft's is another node of its tree, so this fills every row but the roots'.
         tokens[metadata.target_logits_indices + 1] = metadata.draft_token_ids.long()
+        if self.synthetic is not None:
+            drawn = torch.rand(len(tokens), generator=self.chance)
+            tokens, sampled = decide(tokens, parents, sampled, bounds, depths(parents, bounds), drawn, self.synthetic)
         return tree_accept(tokens, parents, sampled, bounds, metadata.max_spec_len + 1)
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from vllm_specflash.bench.option import option
 from vllm_specflash.bench.targets import Target
+from vllm_specflash.demo.cache import cache_root
 from vllm_specflash.inspection.record import Record
 from vllm_specflash.inspection.recorder import RECORDER
+from vllm_specflash.train.startup import cpu_kv_cache, start_engine
+from vllm_specflash.train.target import target_config
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,11 @@ class Inspected:
 def inspect_answer(target: Target, prompt: str, images: Sequence[Path], options: AnswerOptions) -> Inspected:
     """Ask twice, record the second time: the first forwards of a shape are not typical."""
     from PIL import Image
-    from vllm import LLM, SamplingParams
+    from vllm import SamplingParams
 
-    llm = LLM(
-        target.model,
+    llm = start_engine(
+        cache_root() / "logs" / "inspect.log",
+        model=target.model,
         speculative_config=target.speculation(options.sizing),
         dtype=options.dtype,
         max_model_len=options.max_model_len,
@@ -50,6 +54,8 @@ def inspect_answer(target: Target, prompt: str, images: Sequence[Path], options:
         enable_prefix_caching=False,
         mm_processor_cache_gb=0,
         worker_extension_cls=RECORDER,
+        # Two of the answer's length: one more than its own blocks take.
+        **cpu_kv_cache(target_config(target.model), 2, options.max_model_len, 4),
     )
     try:
         llm.collective_rpc("inspect_install")

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import psutil
 
+from vllm_specflash.train.startup import cause
+
 POLL_SECONDS = 0.5
 STOP_SECONDS = 30
 
 
 class ServerFailed(RuntimeError):
-    """The server did not start or did not answer; the message ends with the last lines of its log."""
+    """The server did not start or did not answer; the message has the cause, or the last lines of its log."""
 
 
 def metric(address: str, name: str) -> float:
@@ -106,17 +108,20 @@ class Server:
         deadline = time.monotonic() + self.startup_seconds
         while time.monotonic() < deadline:
             if not self.alive:
-                raise ServerFailed(f"vllm serve ended with {self._process.returncode}.\n{self._last_lines()}")
+                raise ServerFailed(f"vllm serve ended with {self._process.returncode}{self._why()}")
             try:
                 with urllib.request.urlopen(f"{self.address}/health", timeout=5):
                     return
             except OSError:
                 time.sleep(POLL_SECONDS)
-        raise ServerFailed(f"vllm serve did not answer within {self.startup_seconds:.0f} s.\n{self._last_lines()}")
+        raise ServerFailed(f"vllm serve did not answer within {self.startup_seconds:.0f} s{self._why()}")
 
-    def _last_lines(self, count: int = 20) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-        return "\n".join([f"The end of {self.log}:", *lines])
+    def _why(self, count: int = 20) -> str:
+        """The cause that the log tells, on the same line; the log's last lines where it tells none."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        if raised := cause(text):
+            return f": {raised}; its log is {self.log}."
+        return "\n".join([".", f"The end of {self.log}:", *text.splitlines()[-count:]])
 
 
 def _resident(process: psutil.Process) -> int:

@@ -51,6 +51,29 @@ def choose_candidates(target_states: Tensor, lm_head: Tensor, top: int, negative
     return torch.cat((chosen, sampled)), bias
 
 
+@torch.no_grad()
+def agreement(
+    states: Tensor,
+    target_states: Tensor,
+    where: Tensor,
+    guessed: Tensor | None,
+    lm_head: Tensor,
+    bias: Tensor,
+    following: Tensor | None,
+) -> Tensor:
+    """[P, K] whether draft and target choose the same candidate; arguments as of `distil`."""
+    right = torch.zeros(where.shape, dtype=torch.bool, device=states.device)
+    for start in range(0, len(states), CHUNK):
+        rows = slice(start, start + CHUNK)
+        needed, index = torch.unique(where[rows], return_inverse=True)
+        wanted = (F.linear(target_states[needed].to(lm_head.dtype), lm_head).float() + bias).argmax(-1)
+        logits = F.linear(states[rows].to(lm_head.dtype), lm_head).float() + bias
+        if guessed is not None:
+            logits += F.linear(guessed[rows].to(lm_head.dtype), following.to(lm_head.dtype))
+        right[rows] = logits.argmax(-1) == wanted[index]
+    return right
+
+
 class Distillation(torch.autograd.Function):
     """See `distil`. Differentiable in `states`, `guessed` and `following`, through the loss alone."""
 

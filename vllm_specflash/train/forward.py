@@ -11,13 +11,13 @@ from vllm_specflash.train.batch import Batch
 def compressed_inputs(
     draft: SpecFlashDraft, batch: Batch, hidden: Tensor, embedding: Tensor, visual: Tensor | None = None
 ) -> Tensor:
-    """Inputs u of the compressed sequences: hidden [B, L, D], embedding [V, D] -> [B, S, D], zeros where padded.
+    """Inputs u of the compressed sequences: hidden [B, L, feature_size], embedding [V, D] -> [B, S, D], zeros where padded.
 
     `visual` [rows, D], the target's visual embeddings in the order of the spans, for compressors that pool them.
     """
-    size = hidden.shape[-1]
+    size = draft.config.hidden_size
     # The residual stream keeps the parameters' precision; under autocast only the products are rounded.
-    flat = hidden.reshape(-1, size).to(draft.dtype)
+    flat = hidden.flatten(0, 1).to(draft.dtype)
     next_ids = batch.input_ids.flatten()[batch.text_from + 1]
     rows = [draft.fuse(embedding[next_ids].to(draft.dtype), flat[batch.text_from])]
     places = [batch.text_to]
@@ -25,7 +25,7 @@ def compressed_inputs(
     for start, length, first in batch.spans:
         embeddings = None if visual is None else visual[seen : seen + length]
         seen += length
-        latents = draft.compressor(flat[start : start + length], embeddings)
+        latents = draft.compressor(flat[start : start + length, :size], embeddings)
         rows.append(latents)
         places.append(torch.arange(first, first + len(latents), device=flat.device))
     u = torch.zeros(batch.shape[0] * batch.draft_length, size, dtype=draft.dtype, device=flat.device)

@@ -20,6 +20,7 @@ from vllm_specflash.train.images import read_image, video_url
 from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.self_prompts import SelfPromptOptions, SelfPrompts
 from vllm_specflash.train.skipped import Unusable, skip
+from vllm_specflash.train.startup import cpu_kv_cache, start_engine
 from vllm_specflash.train.target import Sample, target_config, target_name
 
 
@@ -180,10 +181,9 @@ def generate_answers(
     where there are any, are written batch by batch between the others.
 
     Raises:
-        SpecFlashError: there is no such target, or features are wanted of a kind of target that cannot be trained for.
+        SpecFlashError: there is no such target, features are wanted of a kind of target that cannot be trained for, or vLLM
+            does not start.
     """
-    from vllm import LLM
-
     config, folder = target_config(target), AnswerFolder(out)
     todo, done = _unanswered(prompts, folder.ids(), config, skipped), len(folder.ids())
     family = family_of(config, target) if features is not None or own.self_prompts else None
@@ -193,8 +193,9 @@ def generate_answers(
     limits = {"image": options.max_images} if images or any(prompt.image_paths for prompt in todo) else {}
     if any(prompt.video_paths for prompt in todo):
         limits["video"] = options.max_videos
-    llm = LLM(
-        target,
+    llm = start_engine(
+        out / "vllm.log",
+        model=target,
         dtype="bfloat16",
         max_model_len=options.max_model_len,
         max_num_seqs=options.batch,
@@ -203,6 +204,7 @@ def generate_answers(
         limit_mm_per_prompt=limits or None,
         # Another one in every run: with the same, a run that goes on would write the turns of the one before again.
         seed=done,
+        **cpu_kv_cache(config, options.batch, options.max_model_len),
         **({} if features is None else {"enable_prefix_caching": False, "worker_extension_cls": EXTENSION}),
     )
     if features is not None:

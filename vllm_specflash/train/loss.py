@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.train.batch import Batch
-from vllm_specflash.train.distillation import Measures, choose_candidates, distil
+from vllm_specflash.train.distillation import Measures, agreement, choose_candidates, distil
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class LossOptions:
     offset_decay: float = field(default=0.8, metadata={"help": "Offset i weighs this to the power i - 1."})
     top: int = field(default=8, metadata={"help": "Best tokens of each target distribution that the softmax is over."})
     negatives: int = field(default=1024, metadata={"help": "Random other tokens in the softmax; 0: all tokens."})
+    on_policy: float = field(
+        default=0.0, metadata={"help": "Extra weight where the draft's own steps would begin: after what it got wrong."}
+    )
     noise: float = field(default=0.2, metadata={"help": "Input noise is uniform of width noise * 512 / length."})
 
 
@@ -63,6 +66,22 @@ def _guessed(draft: SpecFlashDraft, previous: Tensor, predicted: Tensor) -> Tens
     return F.pad(vectors * (previous[:, 1:] >= 0).unsqueeze(-1), (0, 0, 1, 0))
 
 
+@torch.no_grad()
+def step_starts(right: Tensor, answer_from: Tensor) -> Tensor:
+    """[P] where decoding with this draft would ask it: a chain's rejected tokens decide which position comes next.
+
+    right [P, K] whether each offset's choice is the target's, those before it given; answer_from [P] flat target positions, of
+    which those of one answer follow each other.
+    """
+    accepted = right.long().cumprod(1).sum(1).tolist()
+    places = answer_from.tolist()
+    starts, due = torch.zeros(len(places), dtype=torch.bool), -1
+    for row, place in enumerate(places):
+        if not row or place != places[row - 1] + 1 or place >= due:
+            starts[row], due = True, place + accepted[row] + 1
+    return starts.to(right.device)
+
+
 def draft_losses(
     draft: SpecFlashDraft,
     batch: Batch,
@@ -74,10 +93,10 @@ def draft_losses(
 ) -> Losses:
     """Offset i at position t is paired with h_{t+i}; the transition term is fed the true x_{t+i}.
 
-    predicted [P, K, D], hidden [B, L, D], lm_head [V_d, D] (the draft's rows, so that a reduced vocabulary renormalises
+    predicted [P, K, D], hidden [B, L, feature_size], lm_head [V_d, D] (the draft's rows, so that a reduced vocabulary renormalises
     the target's distribution), t2d [V] target id -> draft index or -1 (None when the vocabulary is full).
     """
-    flat, targets = hidden.reshape(-1, hidden.shape[-1]), batch.targets()
+    flat, targets = hidden.flatten(0, 1)[:, : draft.config.hidden_size], batch.targets()
     counts = batch.valid.sum(0).clamp(min=1)
     decay = options.offset_decay ** torch.arange(predicted.shape[1], device=predicted.device)
     decay = decay / decay.sum()
@@ -91,6 +110,11 @@ def draft_losses(
     if options.negatives:
         chosen, bias = choose_candidates(flat[targets.unique()], lm_head, options.top, options.negatives)
         lm_head, following = lm_head[chosen], None if following is None else following[chosen]
+    if options.on_policy:
+        right = agreement(predicted, flat, targets, guessed, lm_head, bias, following)
+        starts = step_starts(right & batch.valid, batch.answer_from)
+        weights = weights * (1 + options.on_policy * starts.unsqueeze(-1))
+        weights = weights / weights.sum(0).clamp(min=1e-6) * (batch.valid.sum(0) > 0)
     loss, per_offset, hits = distil(
         predicted, flat, targets, guessed, weights * decay, lm_head, bias, following, options.measures
     )

@@ -44,7 +44,7 @@ def measure_acceptance(
     step, as in `simulate.walk`, and a position of the chain as accepted where vLLM accepted it.
 
     Raises:
-        EngineFailed: the engine did not start or died; the message ends with the last lines of `log`.
+        EngineFailed: the engine did not start or died; the message names `log`.
     """
     images = max((len(answer.prompt.image_paths) for answer in answers), default=0)
     setup = EngineSetup(

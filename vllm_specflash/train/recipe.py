@@ -122,15 +122,6 @@ def train_draft(
             f"Of {len(answers)} answers {len(training)} are for training and {len(held_out)} greedy ones are held out for "
             "evaluation: both must be some, so generate more answers or change --held-out-share."
         )
-    # With several processes, the first fills the cache and the others read it.
-    with args.main_process_first(desc="features"):
-        cache = None
-        if recipe.features is not None:
-            cache = FeatureCache(recipe.features, target.text_config.hidden_size, target.name)
-        sets = [AnswerSet(part, target, recipe.max_length, skipped, cache, compress) for part in (training, held_out)]
-        if cache is not None:
-            for answer_set in sets:
-                answer_set.fill_cache(recipe.batch_size)
     if recipe.start_from is not None:
         draft, coverage = read_draft(recipe.start_from, target), None
         if recipe.start_vocab_size:
@@ -141,6 +132,16 @@ def train_draft(
         draft.config.target_name = target.name
     else:
         draft, coverage = new_draft(target, shape, training)
+    target.layers = draft.config.target_layers or []
+    # With several processes, the first fills the cache and the others read it.
+    with args.main_process_first(desc="features"):
+        cache = None
+        if recipe.features is not None:
+            cache = FeatureCache(recipe.features, target.feature_size, target.features_name)
+        sets = [AnswerSet(part, target, recipe.max_length, skipped, cache, compress) for part in (training, held_out)]
+        if cache is not None:
+            for answer_set in sets:
+                answer_set.fill_cache(recipe.batch_size)
     facts = {
         "target": target.name, "answers": len(training), "answer_tokens": sum(len(a.token_ids) for a in training),
         "vocabulary_coverage": coverage, "data_sha256": [folder.digest() for folder in folders],

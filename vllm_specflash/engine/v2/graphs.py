@@ -59,7 +59,7 @@ class DraftGraphs:
 
     def replay(self, batch) -> bool:
         """Draft for a batch by its graph; False where there is none for it, and nothing was done."""
-        if not self._graphs or batch.has_prefill:
+        if not self._graphs or batch.is_prefilling_np.any():
             return False
         size = next((size for size in self._sizes if size >= batch.num_reqs), None)
         if size is None or batch.num_tokens > size * self._speculator.width:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from vllm_specflash.engine.spans import Spans
+from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.triton_kernels.commit_rows import SlotSpans
 from vllm_specflash.triton_kernels.draft_attention import SpanTable
+from vllm_specflash.triton_kernels.slot_queries import SlotFlags
 from vllm_specflash.triton_kernels.tree_rows import TreeTables
 
 # Visual spans a request may have and still get drafts: one with more is served without.
@@ -28,9 +30,7 @@ class SlotTables:
         trees: what was drafted last.
         given: [S, W] float32, chance that the draft gave each node after its parent; NaN where it said nothing.
         spans: as commit_rows takes them.
-        seen: the same spans in draft positions, as draft_attention takes them.
-        chain: [S] bool.
-        deepest: [S] int32, 0 for requests that get no drafts.
+        flags: as slot_queries takes them, the same spans in draft positions among them.
     """
 
     def __init__(self, slots: int, width: int, depth: int, device: torch.device):
@@ -47,11 +47,10 @@ class SlotTables:
         start, end, hidden, _ = self._spans
         return SlotSpans(self._count, start, end, hidden)
 
-    def queries(self, slot_of: Tensor) -> tuple[SpanTable, Tensor, Tensor]:
-        """Of the requests in slots [R]: their spans in draft positions, how deep each may be drafted, whether as a chain."""
-        about = self._about[slot_of]
-        hidden, compressed = self._spans[2:, slot_of]
-        return SpanTable(compressed, hidden), about[:, 1], about[:, 0] != 0
+    @property
+    def flags(self) -> SlotFlags:
+        _, _, hidden, compressed = self._spans
+        return SlotFlags(self._about[:, 0], self._about[:, 1], SpanTable(compressed, hidden))
 
     def stage(self, slot: int, spans: Spans, chain: bool) -> None:
         """A request was given a slot; `apply` before the next step."""
@@ -70,11 +69,8 @@ class SlotTables:
         """Copy what was staged to the device, by one transfer that the host does not wait for."""
         if not self._staged:
             return
-        packed = torch.from_numpy(np.stack([np.append(np.int32(slot), row) for slot, row in self._staged]))
+        packed = to_device(np.stack([np.append(np.int32(slot), row) for slot, row in self._staged]), self.device)
         self._staged.clear()
-        if self.device.type == "cuda":
-            packed = packed.pin_memory()
-        packed = packed.to(self.device, non_blocking=True)
         slots = packed[:, 0].long()
         self._about.index_copy_(0, slots, packed[:, 1:4])
         self._count.index_copy_(0, slots, packed[:, 3].contiguous())

@@ -15,12 +15,15 @@ from vllm_specflash.engine.draft_model import NO_SPANS, LoadedDraft
 from vllm_specflash.engine.latents import SpanPooler, chunks_of
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.synthetic import SYNTHETIC_WARNING, assumed_chances
+from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.engine.v2.counters import DeviceCounters
 from vllm_specflash.engine.v2.graphs import DraftGraphs
 from vllm_specflash.engine.v2.slots import SlotTables
 from vllm_specflash.tree.calibration import DeviceCalibration
 from vllm_specflash.triton_kernels.commit_rows import CommittedRows, commit_rows
-from vllm_specflash.triton_kernels.draft_attention import SpanTable
+from vllm_specflash.triton_kernels.keep_tree import KeptDrafts, keep_tree
+from vllm_specflash.triton_kernels.slot_queries import SlotQueries, slot_queries
 from vllm_specflash.triton_kernels.tree_accept import Acceptance
 from vllm_specflash.triton_kernels.tree_rows import TreeRows
 
@@ -43,12 +46,14 @@ class SpecFlashSpeculator(BaseSpeculator):
     supports_mm_inputs = False
     draft_logits = None
     pcp_manager = None
+    # vLLM 0.26 prepares communication buffers for whatever layers it finds in it.
+    model = torch.nn.Module()
 
     def __init__(self, vllm_config, device: torch.device, req_states: RequestState | None = None):
         self.vllm_config, self.device, self.req_states = vllm_config, device, req_states
         config = vllm_config.speculative_config
         self.options, self.num_speculative_tokens = config.specflash, config.num_speculative_tokens
-        self.enable_adaptive_verification = config.enable_adaptive_verification
+        self.enable_adaptive_verification = getattr(config, "enable_adaptive_verification", False)
         self.max_num_reqs = vllm_config.scheduler_config.max_num_seqs
         self.width = self.num_speculative_tokens + 1
         self.stats, self.counters = DraftStats(), DeviceCounters(device)
@@ -72,6 +77,10 @@ class SpecFlashSpeculator(BaseSpeculator):
             draft.model, draft.lm_head, draft.embed, draft.cache, depth, self.num_speculative_tokens,
             self.vllm_config.model_config.max_model_len,
         )  # fmt: skip
+        rates = self.options.synthetic_acceptance
+        if rates is not None:
+            logger.warning(SYNTHETIC_WARNING)
+            self.core.assumed = assumed_chances(rates, self.core.width, draft.lm_head.device)
         self.pooler = SpanPooler(draft.model.compressor)
         self._allocate(depth)
 
@@ -82,10 +91,11 @@ class SpecFlashSpeculator(BaseSpeculator):
         self.tables = SlotTables(requests, self.width, depth, device)
         self.rows = TreeRows.empty(most_rows, requests, self.width, device)
         self.committed = CommittedRows.empty(most_rows, requests, device)
-        self.slot_of = torch.full((requests,), self.tables.padding, dtype=torch.int64, device=device)
+        self.queries = SlotQueries.empty(requests, self.tables.flags)
         self.hidden = torch.zeros(most_rows, self.hidden_size, dtype=self.draft.lm_head.dtype, device=device)
         self.drafts = torch.zeros(requests, self.num_speculative_tokens, dtype=torch.int64, device=device)
         self.draft_token_confidence_probs = torch.zeros(requests, self.num_speculative_tokens, device=device)
+        self.kept = KeptDrafts(self.drafts, self.draft_token_confidence_probs, self.tables.trees, self.tables.given)
         self.calibration = DeviceCalibration(device)
         self.graphs = DraftGraphs(self)
 
@@ -179,11 +189,6 @@ class SpecFlashSpeculator(BaseSpeculator):
     def _commit(self, batch: InputBatch, slot_mappings: dict[str, Tensor], num_sampled: Tensor) -> None:
         """What the step committed, into the persistent rows."""
         acceptance = self.acceptance
-        # Rows and requests of graphs beyond the batch: nothing is kept of them and nothing asked.
-        self.committed.slots.zero_()
-        self.committed.visible.zero_()
-        self.slot_of.fill_(self.tables.padding)
-        self.slot_of[: batch.num_reqs].copy_(batch.idx_mapping)
         commit_rows(
             batch.idx_mapping,
             batch.query_start_loc,
@@ -199,32 +204,24 @@ class SpecFlashSpeculator(BaseSpeculator):
             int(batch.num_scheduled_tokens.max()),
             self.committed,
         )
+        slot_queries(batch.idx_mapping, self.tables.flags, self.committed, batch.num_tokens, self.queries)
 
     def draft_step(self, num_rows: int, requests: int) -> None:
         """From the persistent rows to `drafts` and the trees of the requests' slots; what CUDA graphs capture."""
-        committed, tables = self.committed, self.tables
-        slot_of = self.slot_of[:requests]
-        seen, deepest, chain = tables.queries(slot_of)
+        committed, (slot_of, chain, deepest, spans) = self.committed, self.queries.cut(requests)
         proposal = self.core.propose(
             self._committed_rows(num_rows),
             Queries(
-                committed.query_rows[:requests], committed.visible[:requests], self.block_table[:requests], seen, deepest, chain
+                committed.query_rows[:requests], committed.visible[:requests], self.block_table[:requests], spans, deepest, chain
             ),
             self.calibration.ratio,
         )  # fmt: skip
-        tree = proposal.tree
-        self.drafts[:requests].copy_(proposal.tokens)
-        tables.trees.parents[slot_of] = tree.parents_with_root
-        tables.trees.depth[slot_of] = tree.depth_with_root
-        tables.trees.ancestors[slot_of] = tree.ancestors
-        tables.given[slot_of, 1:] = tree.conditional
-        before = torch.cat((torch.ones_like(tree.chance[:, :1]), tree.chance[:, :-1]), 1)
-        self.draft_token_confidence_probs[:requests].copy_((tree.chance / before).nan_to_num(0.0))
+        keep_tree(proposal.tree, proposal.candidates.tokens, slot_of, self.kept)
 
     def _pool(self, batch: InputBatch, hidden_states: Tensor) -> None:
         """Visual spans that this step's prompt chunks reach into; positions of prompts are known to the host exactly."""
         chunks = []
-        if self._spans and batch.has_prefill:
+        if self._spans and batch.is_prefilling_np.any():
             for request in np.flatnonzero(batch.is_prefilling_np).tolist():
                 spans = self._spans.get(batch.req_ids[request])
                 if spans is not None:
@@ -240,7 +237,7 @@ class SpecFlashSpeculator(BaseSpeculator):
         if len(latents.positions):
             spans = SpanBatch([self._spans.get(req_id, NO_SPANS) for req_id in batch.req_ids])
             requests, at, positions = (
-                torch.from_numpy(part).to(self.device, non_blocking=True)
+                to_device(part, self.device)
                 for part in (latents.requests, latents.positions, spans.draft_positions(latents.requests, latents.positions))
             )
             self.core.remember_latents(latents.rows, positions, self.draft.cache.slots(self.block_table, requests, at))

@@ -12,6 +12,7 @@ from vllm.v1.worker.gpu.input_batch import InputBatch, get_num_sampled_and_rejec
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
+from vllm_specflash.engine.synthetic import decide, uniform
 from vllm_specflash.triton_kernels.tree_accept import Acceptance, tree_accept
 from vllm_specflash.triton_kernels.tree_rows import TreeRows
 
@@ -25,6 +26,7 @@ class TreeVerifier(RejectionSampler):
         counters: on the device, as tree_accept counts.
         trims: whether vLLM decides on the device how many nodes of each tree are verified: its host then has other bounds.
         acceptance: what the last walk found; None for a step that verified nothing.
+        synthetic: chances by depth where drafts are accepted by chance (engine/synthetic.py); None: as the target says.
     """
 
     rows: TreeRows
@@ -32,12 +34,14 @@ class TreeVerifier(RejectionSampler):
     counters: Tensor
     trims: bool
     acceptance: Acceptance | None
+    synthetic: Tensor | None
 
     @classmethod
     def replacing(cls, sampler: RejectionSampler, rows: TreeRows, width: int, counters: Tensor) -> "TreeVerifier":
         """The same object, told to verify our way: its set-up differs between releases of vLLM."""
         sampler.__class__ = cls
         sampler.rows, sampler.width, sampler.counters, sampler.acceptance = rows, width, counters, None
+        sampler.synthetic = None
         sampler.trims = getattr(sampler, "enable_adaptive_verification", False)
         return sampler
 
@@ -55,9 +59,10 @@ class TreeVerifier(RejectionSampler):
             # A grammar has ruled these out; what it knows of the rows after them means nothing.
             tokens = torch.where(invalid_drafts[: len(tokens)], -1, tokens)
         sampled = output.sampled_token_ids.view(-1)
-        acceptance = tree_accept(
-            tokens, self.rows.parents[: len(tokens)], sampled, input_batch.cu_num_logits, self.width, self.counters
-        )
+        parents = self.rows.parents[: len(tokens)]
+        if self.synthetic is not None:
+            tokens, sampled = self._by_chance(tokens, parents, sampled.long(), input_batch)
+        acceptance = tree_accept(tokens, parents, sampled, input_batch.cu_num_logits, self.width, self.counters)
         self.acceptance = acceptance
         num_sampled, num_rejected = get_num_sampled_and_rejected(
             acceptance.lengths + 1,
@@ -73,6 +78,15 @@ class TreeVerifier(RejectionSampler):
             num_sampled=num_sampled,
             num_rejected=num_rejected,
         )
+
+    def _by_chance(
+        self, tokens: Tensor, parents: Tensor, sampled: Tensor, input_batch: InputBatch
+    ) -> tuple[Tensor, Tensor]:
+        positions, bounds = input_batch.positions[input_batch.logits_indices].long(), input_batch.cu_num_logits
+        lengths = bounds.diff().long()
+        roots = torch.repeat_interleave(positions[bounds[:-1].long()], lengths, output_size=len(tokens))
+        slots = torch.repeat_interleave(input_batch.idx_mapping.long(), lengths, output_size=len(tokens))
+        return decide(tokens, parents, sampled, bounds, positions - roots, uniform(slots, positions), self.synthetic)
 
     def _along_paths(self, logprobs, acceptance: Acceptance, node_bounds: Tensor):
         """vLLM's LogprobsTensors by node -> by emitted token: row i of a request becomes that of the node which emitted token i."""
