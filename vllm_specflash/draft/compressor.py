@@ -1,4 +1,4 @@
-"""Latent-guided compression of a visual span (METHOD.md, idea 1)."""
+"""Latent-guided compression of a visual span (arXiv 2505.12728)."""
 
 import torch
 from torch import Tensor, nn

@@ -1,6 +1,6 @@
 """The best tree of n nodes, by beam search over the chances of candidates.
 
-A node's score is the product of its tokens' chances along its path (METHOD.md), so no node scores higher than its
+A node's score is the product of its tokens' chances along its path, so no node scores higher than its
 parent and the n best nodes are a tree. No depth holds more than n of them, and each has its parent among the n best of
 the depth before: a beam of n nodes a depth misses none, and the search is exact.
 """
