@@ -1,4 +1,4 @@
-"""The five ops of SpecFLASH, one per file: formula, torch path, Triton kernel and the dispatcher that picks by device.
+"""The ops of SpecFLASH, one per file: formula, CPU path, Triton kernel and the dispatcher that picks by device.
 
 Import an op from its own module, `from vllm_specflash.triton_kernels.draft_attention import draft_attention`: nothing
 is imported here, so that a user of one op does not pay for the others.

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _samples as samples
+from .best_tree import best_tree_torch, best_tree_triton
 from .draft_attention import draft_attention_torch, draft_attention_triton
 from .kv_compact import kv_compact_torch, kv_compact_triton
 from .latent_compress import latent_compress_torch, latent_compress_triton
@@ -122,24 +123,38 @@ def bench_tree_attention() -> list[dict]:
 
 def bench_draft_attention() -> list[dict]:
     rows = []
-    for heads, requests, queries, slots, extra in (
-        (samples.QWEN, 1, 1, 512, 0),
-        (samples.QWEN, 1, 5, 16384, 5),
-        (samples.QWEN, 64, 5, 2048, 5),
-        (samples.LLAVA, 16, 5, 2048, 0),
-        (samples.LLAVA, 1, 2048, 2048, 0),
+    for heads, requests, visible, spans, extra in (
+        (samples.QWEN, 1, 512, 0, 0),
+        (samples.QWEN, 1, 16384, 2, 5),
+        (samples.QWEN, 64, 2048, 2, 5),
+        (samples.LLAVA, 16, 2048, 1, 0),
     ):
-        args = samples.draft_attention_inputs(heads, requests, queries, slots, extra, DTYPE, DEVICE)
-        plain = {name: value for name, value in args.items() if name != "max_rows"}
-        keys = requests * (slots + extra)
+        args = samples.draft_attention_inputs(heads, requests, visible, spans, extra, DTYPE, DEVICE)
+        keys = requests * (visible + extra)
         rows.append(
             dict(
                 op="draft_attention",
-                case=f"{heads.name}, {requests} x {queries} rows, {slots} slots, {extra} in memory",
+                case=f"{heads.name}, {requests} x {visible} positions, {spans} spans, {extra} in memory",
                 ms=milliseconds(lambda: draft_attention_triton(**args)),
-                bytes=attention_bytes(args, keys) + 8 * requests * slots,
-                flops=4 * queries * keys * heads.num_heads * heads.head_dim,
-                torch_ms=milliseconds(lambda: draft_attention_torch(**plain)),
+                bytes=attention_bytes(args, keys),
+                flops=4 * keys * heads.num_heads * heads.head_dim,
+                torch_ms=milliseconds(lambda: draft_attention_torch(**args)),
+            )
+        )
+    return rows
+
+
+def bench_best_tree() -> list[dict]:
+    rows = []
+    for requests, nodes in ((1, 7), (64, 16), (256, 16), (64, 63)):
+        args = samples.best_tree_inputs(requests, 7, 32, nodes, DEVICE)
+        on_cpu = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in args.items()}
+        rows.append(
+            dict(
+                op="best_tree",
+                case=f"{requests} x {nodes} nodes, 7 deep, 32 candidates",
+                ms=milliseconds(lambda: best_tree_triton(**args)),
+                torch_ms=milliseconds(lambda: best_tree_torch(**on_cpu)),
             )
         )
     return rows
@@ -223,7 +238,10 @@ def main() -> int:
     tests = run_tests(options.tests) if options.tests is not None else None
     ceiling = copy_ceiling()
     rows = []
-    for bench in (bench_tree_attention, bench_draft_attention, bench_latent_compress, bench_tree_accept, bench_kv_compact):
+    benches = (
+        bench_tree_attention, bench_draft_attention, bench_best_tree, bench_latent_compress, bench_tree_accept, bench_kv_compact,
+    )  # fmt: skip
+    for bench in benches:
         for row in bench():
             row = with_rates(row, ceiling)
             rows.append(row)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,18 @@ from types import SimpleNamespace
 import torch
 
 from . import _samples as samples
+from .best_tree import best_tree_triton
+from .commit_rows import commit_rows_triton
 from .draft_attention import draft_attention_triton
+from .keep_tree import keep_tree_triton
 from .kv_compact import kv_compact_triton
 from .latent_compress import latent_compress_triton
+from .pair_chances import pair_chances_triton
+from .rope_store import rope_store_triton
+from .slot_queries import slot_queries_triton
 from .tree_accept import tree_accept_triton
 from .tree_attention import tree_attention_triton
+from .tree_rows import tree_rows_triton
 
 # Shared memory that one block may use, bytes (CUDA C++ Programming Guide, compute capabilities).
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -59,8 +67,8 @@ def cases() -> dict[str, Callable[[], object]]:
         args = samples.tree_attention_inputs(heads, 1, nodes, 96, 16, dtype, "cpu")
         out[name] = lambda: tree_attention_triton(**args, num_splits=splits)
 
-    def draft(name, heads, rows, dtype, splits):
-        args = samples.draft_attention_inputs(heads, 1, rows, 96, 5, dtype, "cpu")
+    def draft(name, heads, spans, extra, dtype, splits):
+        args = samples.draft_attention_inputs(heads, 2, 96, spans, extra, dtype, "cpu")
         out[name] = lambda: draft_attention_triton(**args, num_splits=splits)
 
     def compress(name, latents, size, dtype):
@@ -80,17 +88,56 @@ def cases() -> dict[str, Callable[[], object]]:
     tree("head 128, 64 nodes x 1, bf16", samples.LLAVA, 64, half, 1)
     tree("head 128, 1 node x 1, bf16, split", samples.LLAVA, 1, half, 4)
     for label, dtype in (("bf16", half), ("fp32", single)):
-        draft(f"head 128, 5 rows x 7, {label}, split", samples.QWEN, 5, dtype, 4)
-        draft(f"head 64, 1 row x 3, {label}, split", samples.SMOL, 1, dtype, 4)
-        draft(f"head 256, 64 rows x 2, {label}", samples.WIDE, 64, dtype, 1)
+        draft(f"head 128 x 7, 4 spans, 5 in memory, {label}, split", samples.QWEN, 4, 5, dtype, 4)
+        draft(f"head 128 x 7, 4 spans, {label}", samples.QWEN, 4, 0, dtype, 1)
+        draft(f"head 128 x 7, 40 spans, 5 in memory, {label}", samples.QWEN, 40, 5, dtype, 1)
+        draft(f"head 64 x 3, text, {label}, split", samples.SMOL, 0, 0, dtype, 4)
+        draft(f"head 128 x 40, 8 spans, 5 in memory, {label}, split", samples.FALCON, 8, 5, dtype, 4)
+        draft(f"head 256 x 2, 8 spans, 5 in memory, {label}", samples.WIDE, 8, 5, dtype, 1)
     for label, dtype in (("bf16", half), ("fp32", single)):
         compress(f"64 latents, D 4096, {label}", 64, 4096, dtype)
         compress(f"16 latents, D 576, {label}", 16, 576, dtype)
+    for nodes, candidates in ((7, 32), (16, 32), (63, 32), (63, 128)):
+        search = samples.best_tree_inputs(2, 7, candidates, nodes, "cpu")
+        out[f"{nodes} nodes, {candidates} candidates"] = lambda search=search: best_tree_triton(**search)
+    rows = samples.tree_rows_inputs(3, 16, "cpu")
+    out["rows of 3 x 16 nodes"] = lambda: tree_rows_triton(**rows)
+    for label, verified in (("verified", True), ("none verified", False)):
+        commit = samples.commit_rows_inputs(3, 16, verified, "cpu")
+        out[f"16 rows, {label}"] = lambda commit=commit: commit_rows_triton(**commit)
     walk = samples.tree_accept_inputs(2, 64, "cpu")
     out["walk of 64 nodes"] = lambda: tree_accept_triton(**walk)
     compact("head 128 x 4, bf16", samples.QWEN)
     compact("head 64 x 3, bf16", samples.SMOL)
+    for heads in (samples.QWEN, samples.SMOL, samples.WIDE):
+        rows = samples.rope_store_inputs(heads, 2, half, "cpu")
+        out[f"rope, head {heads.head_dim}"] = lambda rows=rows: rope_store_triton(**rows)
+    out["pairs of 32 candidates"] = lambda: pair_chances_triton(torch.rand(2, 5, 32), torch.zeros(2, 4, 32, 32, dtype=half))
+    for nodes in (16, 63):
+        kept = samples.keep_tree_inputs(2, 5, 32, nodes, "cpu")
+        out[f"{nodes} nodes kept"] = lambda kept=kept: keep_tree_triton(**kept)
+    asking = samples.slot_queries_inputs(64, 32, 2048, "cpu")
+    out["64 requests ask"] = lambda: slot_queries_triton(**asking)
     return out
+
+
+@contextlib.contextmanager
+def counting_variants(arch: int) -> Iterator[dict[str, set]]:
+    """Within it a launch compiles nothing; yields, by kernel, the keys of what it would have compiled."""
+    from triton import knobs
+
+    variants = defaultdict(set)
+
+    def note(*, key, fn, **details) -> bool:
+        variants[fn.jit_function.__name__].add(key)
+        return True
+
+    with compiling_for(arch):
+        knobs.runtime.jit_cache_hook = note
+        try:
+            yield variants
+        finally:
+            knobs.runtime.jit_cache_hook = None
 
 
 @contextlib.contextmanager

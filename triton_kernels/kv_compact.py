@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import tl, triton
+from ._triton import launch, launches, tl, triton
 
 # Units of eight bytes or of one element that one program moves per accepted node.
 UNITS = 512
@@ -67,7 +67,7 @@ def kv_compact_torch(caches: CacheTable, block_table: Tensor, base: Tensor, node
         cache[target_block, target_offset] = cache[source_block, source_offset]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_block_table", "stride_nodes"])
 def kv_compact_kernel(
     table, block_table, base, nodes, lengths, stride_block_table, stride_nodes,
     BLOCK_SIZE: tl.constexpr, HEAD_UNITS: tl.constexpr, ROW_UNITS: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr,
@@ -103,13 +103,13 @@ def kv_compact_kernel(
 
 
 def kv_compact_triton(caches: CacheTable, block_table: Tensor, base: Tensor, nodes: Tensor, lengths: Tensor) -> None:
-    """Launcher of the kernel: all layers, keys and values, in one launch."""
+    """Launcher of the kernel: all layers, keys and values, in one launch. Compiled once per shape of the caches' blocks."""
     _, block_size, num_kv_heads, head_dim = caches.caches[0].shape
     head_units = head_dim * caches.caches[0].element_size() // caches.unit
     units = num_kv_heads * head_units
     block = min(UNITS, triton.next_power_of_2(units))
     if lengths.shape[0] and nodes.shape[1]:
-        kv_compact_kernel[(triton.cdiv(units, block), lengths.shape[0], len(caches.caches))](
+        launch(kv_compact_kernel, (triton.cdiv(units, block), lengths.shape[0], len(caches.caches)),
             caches.table, block_table, base, nodes, lengths, block_table.stride(0), nodes.stride(0),
             BLOCK_SIZE=block_size, HEAD_UNITS=head_units, ROW_UNITS=units, UNIT=caches.unit, UNITS=block, num_warps=4,
         )  # fmt: skip
@@ -122,5 +122,5 @@ def kv_compact(caches: CacheTable, block_table: Tensor, base: Tensor, nodes: Ten
     accepted nodes in ascending order with nodes[r, k - 1] >= k, as tree_accept gives them, anything after the first
     lengths[r]; lengths [R] int32. Requests must not share the blocks written to.
     """
-    compact = kv_compact_triton if block_table.is_cuda else kv_compact_torch
+    compact = kv_compact_triton if launches(block_table) else kv_compact_torch
     compact(caches, block_table, base, nodes, lengths)

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import tl, triton
+from ._softmax import row_stride
+from ._triton import launch, launches, tl, triton
 
 # Rows of hidden states per tile, hidden dimensions per loop step of the scores, output columns per program of the pooling.
 ROWS, STEP, COLUMNS = 32, 64, 64
@@ -70,7 +71,7 @@ def latent_compress_torch(queries: Tensor, hidden: Tensor, cu_seqlens: Tensor, s
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def scores_kernel(
     queries, hidden, scores, num_rows, stride_query, stride_hidden,
     M: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
@@ -96,7 +97,7 @@ def scores_kernel(
     tl.store(scores + cell, acc, mask=(m < M)[:, None] & (t < num_rows)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_parts"])
 def pool_kernel(
     scores, hidden, cu_seqlens, old_max, old_sum, old_acc, new_max, new_sum, new_acc, num_rows, num_parts, stride_hidden,
     M: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -140,7 +141,10 @@ def pool_kernel(
 
 
 def latent_compress_triton(queries: Tensor, hidden: Tensor, cu_seqlens: Tensor, state: CompressState) -> CompressState:
-    """Launcher of the two kernels: scores of all rows, cut along D while the batch is small, then one softmax per span."""
+    """Launcher of the two kernels: scores of all rows, cut along D while the batch is small, then one softmax per span.
+
+    Compiled once per M and D.
+    """
     (latents, size), rows, spans = queries.shape, hidden.shape[0], cu_seqlens.shape[0] - 1
     queries, state = queries.float(), CompressState(*(part.contiguous() for part in state))
     block_m = min(max(16, triton.next_power_of_2(latents)), 64)
@@ -148,16 +152,16 @@ def latent_compress_triton(queries: Tensor, hidden: Tensor, cu_seqlens: Tensor, 
     parts = min(MAX_PARTS, triton.cdiv(size, STEP), triton.cdiv(ENOUGH_PROGRAMS, max(1, row_tiles * latent_tiles)))
     scores = hidden.new_empty(parts, latents, rows, dtype=torch.float32)
     if rows:
-        scores_kernel[(row_tiles, latent_tiles, parts)](
-            queries, hidden, scores, rows, queries.stride(0), hidden.stride(0),
+        launch(scores_kernel, (row_tiles, latent_tiles, parts),
+            queries, hidden, scores, rows, queries.stride(0), row_stride(hidden),
             M=latents, D=size, BLOCK_M=block_m, ROWS=ROWS, STEP=STEP, num_warps=4, num_stages=2,
         )  # fmt: skip
     out = CompressState(*(torch.empty_like(part) for part in state))
     if spans:
         # With 64 latents the pooling would spill on sm_80; the second tile finds the hidden states in L2.
         pool_m = min(block_m, 32)
-        pool_kernel[(triton.cdiv(size, COLUMNS), triton.cdiv(latents, pool_m), spans)](
-            scores, hidden, cu_seqlens, *state, *out, rows, parts, hidden.stride(0),
+        launch(pool_kernel, (triton.cdiv(size, COLUMNS), triton.cdiv(latents, pool_m), spans),
+            scores, hidden, cu_seqlens, *state, *out, rows, parts, row_stride(hidden),
             M=latents, D=size, BLOCK_M=pool_m, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4, num_stages=2,
         )  # fmt: skip
     return out
@@ -171,5 +175,5 @@ contiguous along D;
     cu_seqlens [S + 1] int32, span s owning rows cu_seqlens[s] to cu_seqlens[s + 1] (equal: no row of it in this chunk).
     Scores and sums are float32. Returns a new state; the one given is left as it was.
     """
-    compress = latent_compress_triton if hidden.is_cuda else latent_compress_torch
+    compress = latent_compress_triton if launches(hidden) else latent_compress_torch
     return compress(queries, hidden, cu_seqlens, state)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._triton import tl, triton
+from ._triton import launch, launches, tl, triton
 
 
 class Acceptance(NamedTuple):
@@ -27,7 +27,9 @@ class Acceptance(NamedTuple):
     """[R, W] int64, the a + 1 emitted tokens, then -1."""
 
 
-def tree_accept_torch(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int) -> Acceptance:
+def tree_accept_torch(
+    tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int, counters: Tensor | None = None
+) -> Acceptance:
     """Torch path of `tree_accept`, for CPUs: on a few dozen nodes a request, lists are walked sooner than tensors."""
     bounds, drafted, above, said = cu_nodes.tolist(), tokens.tolist(), parents.tolist(), sampled.tolist()
     lengths, all_nodes, all_tokens = [], [], []
@@ -39,6 +41,8 @@ def tree_accept_torch(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes
             nodes.append(at)
             emitted.append(said[first + at])
         lengths.append(len(nodes))
+        if counters is not None and end - first > 1:
+            counters += torch.tensor([1, len(emitted), nodes != list(range(1, len(nodes) + 1))])
         all_nodes.append(nodes + [-1] * (max_num_nodes - 1 - len(nodes)))
         all_tokens.append(emitted + [-1] * (max_num_nodes - len(emitted)))
     return Acceptance(
@@ -48,9 +52,10 @@ def tree_accept_torch(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_nodes", "stride_tokens"])
 def tree_accept_kernel(
-    tokens, parents, sampled, cu_nodes, out_lengths, out_nodes, out_tokens, stride_nodes, stride_tokens, BLOCK: tl.constexpr
+    tokens, parents, sampled, cu_nodes, out_lengths, out_nodes, out_tokens, counters, stride_nodes, stride_tokens,
+    COUNTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One request per program, all of its nodes in one vector."""
     request = tl.program_id(0).to(tl.int64)
@@ -65,19 +70,28 @@ def tree_accept_kernel(
 
     length = 0
     node = 0
+    moved = 0
     successor = tl.min(tl.where(follows & (parent == 0), i, BLOCK))
     while successor < BLOCK:
         tl.store(out_tokens + request * stride_tokens + length, tl.load(sampled + first + node))
         tl.store(out_nodes + request * stride_nodes + length, successor)
         node = successor
         length += 1
+        moved = tl.where(node != length, 1, moved)
         successor = tl.min(tl.where(follows & (parent == node), i, BLOCK))
     tl.store(out_tokens + request * stride_tokens + length, tl.load(sampled + first + node))
     tl.store(out_lengths + request, length)
+    if COUNTS:
+        drafted = nodes > 1
+        tl.atomic_add(counters, drafted.to(tl.int64))
+        tl.atomic_add(counters + 1, tl.where(drafted, length + 1, 0).to(tl.int64))
+        tl.atomic_add(counters + 2, tl.where(drafted, moved, 0).to(tl.int64))
 
 
-def tree_accept_triton(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int) -> Acceptance:
-    """Launcher of the kernel."""
+def tree_accept_triton(
+    tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int, counters: Tensor | None = None
+) -> Acceptance:
+    """Launcher of the kernel. Compiled once per power of two that max_num_nodes fits in, and once more to count."""
     requests = cu_nodes.shape[0] - 1
     out = Acceptance(
         torch.empty(requests, dtype=torch.int32, device=tokens.device),
@@ -85,20 +99,24 @@ def tree_accept_triton(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_node
         torch.full((requests, max_num_nodes), -1, dtype=torch.int64, device=tokens.device),
     )
     if requests:
-        tree_accept_kernel[(requests,)](
-            tokens, parents, sampled, cu_nodes, *out, out.nodes.stride(0), out.tokens.stride(0),
-            BLOCK=triton.next_power_of_2(max_num_nodes), num_warps=1,
+        launch(tree_accept_kernel, (requests,),
+            tokens, parents, sampled, cu_nodes, *out, counters, out.nodes.stride(0), out.tokens.stride(0),
+            COUNTS=counters is not None, BLOCK=triton.next_power_of_2(max_num_nodes), num_warps=1,
         )  # fmt: skip
     return out
 
 
-def tree_accept(tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int) -> Acceptance:
+def tree_accept(
+    tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int, counters: Tensor | None = None
+) -> Acceptance:
     """Walk the trees of R requests, laid out one after the other, N nodes in all.
 
     tokens [N] int64, the token of every node (the root's is not read); parents [N] int32 or int64, index within the request's
     tree, -1 at the root, every parent before its children; sampled [N] int64, the target's token after every node;
     cu_nodes [R + 1] int32, request r owning nodes cu_nodes[r] to cu_nodes[r + 1], at least the root; max_num_nodes: an upper
     bound of the nodes of one tree, known to the host. Of siblings that hold the same token the first counts.
+    counters [3] int64, if given, grow by: trees of more than a root, tokens that these emitted, and how many of them had an
+    accepted path that does not lie where a chain would.
     """
-    accept = tree_accept_triton if tokens.is_cuda else tree_accept_torch
-    return accept(tokens, parents, sampled, cu_nodes, max_num_nodes)
+    accept = tree_accept_triton if launches(tokens) else tree_accept_torch
+    return accept(tokens, parents, sampled, cu_nodes, max_num_nodes, counters)

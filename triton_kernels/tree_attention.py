@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._softmax import absorb, choose_splits, merge_splits
-from ._triton import tl, triton
+from ._softmax import absorb, choose_splits, load_query, merge_splits, row_stride, split_buffers, store_rows
+from ._triton import launch, launches, tl, triton
 
 MAX_NODES = 64
 
@@ -75,10 +75,34 @@ def tree_attention_torch(
 
 
 @triton.jit
+def tile_of_program(index, cu_nodes, requests, tiles_per_request, ROWS: tl.constexpr, BLOCK_M: tl.constexpr):
+    """(request, tile) of a program, tile beyond the request's last where nothing is left to do.
+
+    tiles_per_request 0: request r's tiles begin at cu_nodes[r] * ROWS // BLOCK_M + r, far enough apart for any division of
+    the nodes between the requests, and the request is found by bisection.
+    """
+    if tiles_per_request > 0:
+        request = index // tiles_per_request
+        begin = request * tiles_per_request
+    else:
+        request = 0
+        after = requests
+        while after - request > 1:
+            middle = (request + after) // 2
+            if tl.load(cu_nodes + middle) * ROWS // BLOCK_M + middle <= index:
+                request = middle
+            else:
+                after = middle
+        begin = tl.load(cu_nodes + request) * ROWS // BLOCK_M + request
+    return request, index - begin
+
+
+@triton.jit(do_not_specialize=["stride_table", "requests", "tiles_per_request", "num_splits"])
 def tree_attention_kernel(
     query, key_cache, value_cache, out, lse, block_table, context_lens, cu_nodes, ancestors, scale_log2,
     stride_q_row, stride_q_head, stride_k_block, stride_k_pos, stride_k_head,
-    stride_v_block, stride_v_pos, stride_v_head, stride_o_row, stride_o_head, stride_table, num_splits,
+    stride_v_block, stride_v_pos, stride_v_head, stride_o_row, stride_o_head, stride_table,
+    requests, tiles_per_request, num_splits,
     BLOCK_SIZE: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -89,22 +113,18 @@ def tree_attention_kernel(
     """
     # Row tiles vary fastest: those that read the same keys run side by side and share them in L2.
     num_tiles = tl.num_programs(0) // num_splits
-    tile, split = tl.program_id(0) % num_tiles, tl.program_id(0) // num_tiles
-    kv_head, request = tl.program_id(1), tl.program_id(2)
+    split, kv_head = tl.program_id(0) // num_tiles, tl.program_id(1)
+    request, tile = tile_of_program(
+        tl.program_id(0) % num_tiles, cu_nodes, requests, tiles_per_request, GROUP, BLOCK_M
+    )
     first = tl.load(cu_nodes + request)
     nodes = tl.load(cu_nodes + request + 1) - first
     if tile * BLOCK_M >= nodes * GROUP:
         return
 
     m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    d = tl.arange(0, BLOCK_D)
-    live, in_head = m < nodes * GROUP, d < HEAD_DIM
-    row, head = (first + m // GROUP).to(tl.int64), kv_head * GROUP + m % GROUP
-    q = tl.load(
-        query + (row * stride_q_row + head * stride_q_head)[:, None] + d[None, :],
-        mask=live[:, None] & in_head[None, :],
-        other=0.0,
-    )
+    live, row, head = m < nodes * GROUP, (first + m // GROUP).to(tl.int64), kv_head * GROUP + m % GROUP
+    q = load_query(query, row, head, live, stride_q_row, stride_q_head, HEAD_DIM, BLOCK_D)
 
     context = tl.load(context_lens + request)
     length = context + nodes
@@ -122,18 +142,12 @@ def tree_attention_kernel(
     n = tl.arange(0, BLOCK_N)
     for start in range(begin, open_end, BLOCK_N):
         position = start + n
-        block = tl.load(table + position // BLOCK_SIZE).to(tl.int64)
-        offset = position % BLOCK_SIZE
-        k = tl.load(
-            keys + (block * stride_k_block + offset * stride_k_pos)[None, :] + d[:, None], mask=in_head[:, None], other=0.0
+        block, offset = tl.load(table + position // BLOCK_SIZE).to(tl.int64), position % BLOCK_SIZE
+        k_rows = keys + block * stride_k_block + offset * stride_k_pos
+        v_rows = values + block * stride_v_block + offset * stride_v_pos
+        acc, row_max, row_sum = absorb(
+            acc, row_max, row_sum, q, k_rows, v_rows, None, None, scale_log2, False, HEAD_DIM, BLOCK_D, PRECISION
         )
-        v = tl.load(
-            values + (block * stride_v_block + offset * stride_v_pos)[:, None] + d[None, :],
-            mask=in_head[None, :],
-            other=0.0,
-        )
-        scores = tl.dot(q, k, input_precision=PRECISION) * scale_log2
-        acc, row_max, row_sum = absorb(acc, row_max, row_sum, scores, v, PRECISION)
 
     bits = tl.load(ancestors + row, mask=live, other=0)
     for start in range(tl.maximum(begin, open_end), end, BLOCK_N):
@@ -141,31 +155,18 @@ def tree_attention_kernel(
         inside = position < end
         block = tl.load(table + position // BLOCK_SIZE, mask=inside, other=0).to(tl.int64)
         offset = position % BLOCK_SIZE
-        # Positions past the end may hold anything, NaN included: they are not read.
-        k = tl.load(
-            keys + (block * stride_k_block + offset * stride_k_pos)[None, :] + d[:, None],
-            mask=inside[None, :] & in_head[:, None],
-            other=0.0,
-        )
-        v = tl.load(
-            values + (block * stride_v_block + offset * stride_v_pos)[:, None] + d[None, :],
-            mask=inside[:, None] & in_head[None, :],
-            other=0.0,
-        )
+        k_rows = keys + block * stride_k_block + offset * stride_k_pos
+        v_rows = values + block * stride_v_block + offset * stride_v_pos
         node = position - context
         bit = (bits[:, None] >> tl.maximum(node, 0).to(tl.int64)[None, :]) & 1
         seen = inside[None, :] & ((node < 0)[None, :] | (bit != 0))
-        scores = tl.where(seen, tl.dot(q, k, input_precision=PRECISION) * scale_log2, float("-inf"))
-        acc, row_max, row_sum = absorb(acc, row_max, row_sum, scores, v, PRECISION)
-
-    acc = acc / tl.where(row_sum == 0, 1.0, row_sum)[:, None]
-    if SPLIT:
-        cell = (row * (tl.num_programs(1) * GROUP) + head) * num_splits + split
-        tl.store(lse + cell, row_max + tl.log2(row_sum), mask=live)
-        tl.store(out + cell[:, None] * HEAD_DIM + d[None, :], acc, mask=live[:, None] & in_head[None, :])
-    else:
-        target = out + (row * stride_o_row + head * stride_o_head)[:, None] + d[None, :]
-        tl.store(target, acc.to(out.dtype.element_ty), mask=live[:, None] & in_head[None, :])
+        acc, row_max, row_sum = absorb(
+            acc, row_max, row_sum, q, k_rows, v_rows, inside, seen, scale_log2, True, HEAD_DIM, BLOCK_D, PRECISION
+        )
+    store_rows(
+        out, lse, acc, row_max, row_sum, row, head, live, stride_o_row, stride_o_head, tl.num_programs(1) * GROUP,
+        split, num_splits, SPLIT, HEAD_DIM, BLOCK_D,
+    )  # fmt: skip
 
 
 def tile_config(rows: int, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
@@ -176,6 +177,17 @@ def tile_config(rows: int, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
     block_m, block_n = min(wanted, 128 if block_d < 128 else 64), 64 if block_d <= 128 else 32
     num_warps = 8 if block_m * block_d >= 64 * 128 else 4
     return dict(BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, num_warps=num_warps, num_stages=2)
+
+
+def launched_tiles(rows: int, requests: int, widest: int, group: int, block_m: int) -> tuple[int, int]:
+    """Row tiles per KV head for N nodes of R requests, and how many of them are each request's (0: found by bisection).
+
+    Every request as many as the widest could need, or, where that is less, the most that any division of N nodes between R
+    requests needs: a bound of `widest` far above what a request has, as in a batch of single nodes, costs nothing.
+    """
+    each = triton.cdiv(widest * group, block_m)
+    shared = rows * group // block_m + requests
+    return (each * requests, each) if each * requests <= shared else (shared, 0)
 
 
 def tree_attention_triton(
@@ -192,29 +204,32 @@ def tree_attention_triton(
     max_context_len: int | None = None,
     num_splits: int | None = None,
 ) -> Tensor:
-    """Launcher of the kernel. num_splits overrides the choice; max_context_len defaults to what the block table can hold."""
+    """Launcher of the kernel. num_splits overrides the choice; max_context_len defaults to what the block table can hold.
+
+    Compiled once per model, cache and power of two that max_num_nodes * H / Hkv fits in (up to a tile of 128), and once more
+    for contexts that are split.
+    """
     rows, heads, head_dim = query.shape
     requests, (block_size, num_kv_heads) = context_lens.shape[0], key_cache.shape[1:3]
     group = heads // num_kv_heads
     out = torch.empty_like(query) if out is None else out
-    config = tile_config(min(max_num_nodes, rows) * group, head_dim, query.dtype)
-    tiles = triton.cdiv(min(max_num_nodes, rows) * group, config["BLOCK_M"])
+    widest = min(max_num_nodes, rows)
+    # Not by the rows of this batch: few of them would be a kernel of their own, compiled inside a request.
+    config = tile_config(max_num_nodes * group, head_dim, query.dtype)
+    tiles, each = launched_tiles(rows, requests, widest, group, config["BLOCK_M"])
     if num_splits is None:
-        longest = max_context_len or block_table.shape[1] * block_size
-        num_splits = choose_splits(tiles * num_kv_heads * requests, longest, config["BLOCK_N"], query.device)
-    target, lse = out, None
-    if num_splits > 1:
-        target = query.new_empty(rows, heads, num_splits, head_dim, dtype=torch.float32)
-        lse = query.new_empty(rows, heads, num_splits, dtype=torch.float32)
-    tree_attention_kernel[(tiles * num_splits, num_kv_heads, requests)](
+        longest = block_table.shape[1] * block_size if max_context_len is None else max_context_len + widest
+        num_splits = choose_splits(max(1, tiles * num_kv_heads), longest, config["BLOCK_N"], query.device)
+    target, lse = split_buffers(out, num_splits)
+    launch(
+        tree_attention_kernel, (tiles * num_splits, num_kv_heads),
         query, key_cache, value_cache, target, lse, block_table, context_lens, cu_nodes, ancestors,
-        scale * math.log2(math.e), query.stride(0), query.stride(1), *key_cache.stride()[:3], *value_cache.stride()[:3],
-        out.stride(0), out.stride(1), block_table.stride(0), num_splits,
+        scale * math.log2(math.e), row_stride(query), query.stride(1), *key_cache.stride()[:3], *value_cache.stride()[:3],
+        row_stride(out), out.stride(1), block_table.stride(0), requests, each, num_splits,
         BLOCK_SIZE=block_size, GROUP=group, HEAD_DIM=head_dim, SPLIT=num_splits > 1,
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32", **config,
     )  # fmt: skip
-    if num_splits > 1:
-        merge_splits(target, lse, out)
+    merge_splits(target, lse, out)
     return out
 
 
@@ -245,7 +260,7 @@ def tree_attention(
     """
     if max_num_nodes > MAX_NODES:
         raise ValueError(f"Trees of {max_num_nodes} nodes do not fit their ancestor bitmasks: the limit is {MAX_NODES}.")
-    if not query.is_cuda:
+    if not launches(query):
         return tree_attention_torch(
             query, key_cache, value_cache, block_table, context_lens, cu_nodes, ancestors, scale, out
         )

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "A draft for a target, from its answers.",
     "eval": "Acceptance of a draft per task and position, simulated and measured by serving.",
     "ablate": "One table of what each choice in a draft is worth.",
+    "eagle3": "A draft for vLLM's own eagle3 method from the same answers, to measure against.",
     "convert": "A checkpoint in the authors' layout, as one of ours.",
     "bench": "Speed against plain vLLM and its own methods, on the same prompts in the same run.",
     "served": "What of a benchmark's speed-up reaches the clients of a server.",

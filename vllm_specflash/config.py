@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 METHOD = "specflash"
-# The scheduler's and the rejection sampler's buffers are sized by it; vLLM itself stops at 128.
-MAX_SPECULATIVE_TOKENS = 64
+# Path of the attention backend that verifies trees, as vLLM's registry wants it.
+TREE_BACKEND = "vllm_specflash.engine.v2.backend.TreeAttentionBackend"
+# A tree and its root fit the 64 bits of an ancestor mask; vLLM itself stops at 128.
+MAX_SPECULATIVE_TOKENS = 63
 SIZINGS = ("auto", "longest")
 # How alike a word must be to be taken for a misspelt "specflash"; vLLM's nearest method, "dflash", is 0.67 alike.
 ALMOST = 0.8
@@ -33,24 +35,29 @@ class SpecFlashOptions:
     model: str | None = option(None, "Draft checkpoint: a folder or a hub id. Default: the target's `specflash/` folder.")
     num_speculative_tokens: int | None = option(
         None,
-        "Most drafted tokens per request and step. Default: 16 where trees run; otherwise what the draft was trained for, "
+        "Most drafted tokens per request and step. Default: 16 with trees; otherwise what the draft was trained for, "
         "K tokens times its rounds.",
     )
     tree: bool | None = option(
         None,
         "Draft trees, K tokens times the draft's rounds deep, where the request's settings allow it; false: chains, as long as "
-        "num_speculative_tokens says. Default: trees on CPUs, chains on GPUs.",
+        "num_speculative_tokens says. Default: true, but on CPUs that Triton has a backend for.",
     )
     sizing: str = option(
         "auto",
-        "Size of each draft: 'auto' weighs every token's chance against what the batch's step costs, measured once "
-        "at start; 'longest' always drafts as much as min_confidence allows.",
+        "Size of each draft: 'auto' weighs chances of acceptance against what the batch's step costs, measured once "
+        "at start; 'longest' always drafts as much as it may.",
     )
     min_confidence: float = option(
-        0.02, "Tokens whose chance of being accepted, as the draft sees it, falls below this are not drafted."
+        0.02, "Tokens whose chance of being accepted, as the draft sees it, falls below this are not drafted. On CPUs without Triton."
     )
     revision: str | None = option(None, "Hub revision of the draft.")
     check_target_name: bool = option(True, "Refuse a draft that was trained for a target of another name.")
+    synthetic_acceptance: tuple[float, ...] | None = option(
+        None,
+        "For `specflash bench --synthetic-acceptance` alone, and refused elsewhere: the chance that the tokens of the first 1, 2, ... "
+        "depths are accepted, whatever the target says.",
+    )
 
     @classmethod
     def from_user(cls, given: "str | dict[str, Any]") -> "SpecFlashOptions":
@@ -70,6 +77,8 @@ class SpecFlashOptions:
             )
         if isinstance(given.get("model"), os.PathLike):
             given["model"] = os.fspath(given["model"])
+        if isinstance(given.get("synthetic_acceptance"), list):
+            given["synthetic_acceptance"] = tuple(given["synthetic_acceptance"])
         options = cls(**given)
         options._check()
         return options
@@ -91,8 +100,19 @@ class SpecFlashOptions:
             )
         if self.sizing not in SIZINGS:
             raise SpecFlashError(f"sizing is {self.sizing!r}: give one of {', '.join(map(repr, SIZINGS))}.")
+        rates = self.synthetic_acceptance
+        if rates is not None and not _falling(rates):
+            raise SpecFlashError(
+                f"synthetic_acceptance is {rates!r}: give chances from 1 down to 0, one per depth, none above the one before."
+            )
         if type(self.min_confidence) not in (int, float) or not 0 <= self.min_confidence < 1:
             raise SpecFlashError(f"min_confidence is {self.min_confidence!r}: give a number from 0 up to, not including, 1.")
+
+
+def _falling(rates: Any) -> bool:
+    """Whether they are chances, each at most the one before."""
+    numbers = isinstance(rates, tuple) and rates and all(type(rate) in (int, float) for rate in rates)
+    return bool(numbers) and 1 >= rates[0] and rates[-1] >= 0 and all(b <= a for a, b in zip(rates, rates[1:]))
 
 
 def names_specflash(speculative_config: Any) -> bool:

@@ -12,16 +12,23 @@ import logging
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
+from typing import Literal, get_args
 
 from vllm_specflash import compat
-from vllm_specflash.config import METHOD, SpecFlashError, is_draft, names_specflash, refuse_almost_specflash
+from vllm_specflash.config import (
+    METHOD,
+    TREE_BACKEND,
+    SpecFlashError,
+    is_draft,
+    names_specflash,
+    refuse_almost_specflash,
+)
 
 logger = logging.getLogger("vllm.specflash")
 
 _MARK = "_specflash_wrapped"
 # Side paths of trees copy the block that holds their root; vLLM's default of 128 on CPUs makes that four times the work.
 TREE_BLOCK_SIZE = 32
-TREE_BACKEND = "vllm_specflash.engine.tree_backend.TreeAttentionBackend"
 
 
 def register() -> None:
@@ -34,6 +41,7 @@ def register() -> None:
     if fault:
         logger.error(fault)
         return
+    from vllm.config import VllmConfig
     from vllm.engine.arg_utils import EngineArgs
 
     if hasattr(EngineArgs, _MARK):
@@ -41,7 +49,12 @@ def register() -> None:
     EngineArgs.add_cli_args = staticmethod(_accept_bare_word(EngineArgs.add_cli_args))
     EngineArgs.create_engine_config = _choose_worker(EngineArgs.create_engine_config)
     EngineArgs.create_speculative_config = _carry_options(EngineArgs.create_speculative_config)
+    VllmConfig._get_v2_model_runner_unsupported_features = _support_v2(VllmConfig._get_v2_model_runner_unsupported_features)
+    VllmConfig.__post_init__ = _allow_async_scheduling(VllmConfig.__post_init__)
     setattr(EngineArgs, _MARK, True)
+    if "vllm.v1.engine.core" in sys.modules:
+        # An engine's own process: it was made to run just this module.
+        _measure_before_scheduling()
 
 
 def _hide_own_kernels_from_probes() -> None:
@@ -92,12 +105,11 @@ def _choose_worker(create_engine_config):
             # Imported here, as below.
             from vllm.platforms import current_platform
 
-            from vllm_specflash.engine.speculative_config import runs_trees
-
             self.speculative_config = _merged_config(self)
             self.spec_method = self.spec_model = self.spec_tokens = None
             self.worker_cls = _worker_class(self.worker_cls)
-            if runs_trees(self.speculative_config.get("tree")):
+            _measure_before_scheduling()
+            if self.speculative_config.get("tree") is not False:
                 if not current_platform.is_cpu():
                     select_tree_attention(self)
                 elif self.block_size is None:
@@ -105,6 +117,27 @@ def _choose_worker(create_engine_config):
         return create_engine_config(self, *args, **kwargs)
 
     return wrapped
+
+
+def _measure_before_scheduling() -> None:
+    """vLLM's scheduler reads how many tokens to draft by batch size when it is made, which is once the workers are warm."""
+    from vllm.v1.engine.core import EngineCore
+
+    initialize = EngineCore._initialize_kv_caches
+    if hasattr(initialize, _MARK):
+        return
+
+    @functools.wraps(initialize)
+    def wrapped(self, vllm_config):
+        kv_cache_config = initialize(self, vllm_config)
+        config = vllm_config.speculative_config
+        # Engines that share their requests may not draft different lengths; vLLM has no schedule for them.
+        if _is_ours(vllm_config) and vllm_config.use_v2_model_runner and vllm_config.parallel_config.data_parallel_size == 1:
+            config.num_speculative_tokens_per_batch_size = self.model_executor.collective_rpc("specflash_schedule")[0]
+        return kv_cache_config
+
+    setattr(wrapped, _MARK, True)
+    EngineCore._initialize_kv_caches = wrapped
 
 
 def _carry_options(create_speculative_config):
@@ -187,16 +220,61 @@ def _worker_class(given: str) -> str:
     from vllm import envs
     from vllm.platforms import current_platform
 
-    if current_platform.is_cpu():
-        ours = "vllm_specflash.engine.cpu_worker.SpecFlashCPUWorker"
-    elif current_platform.is_cuda_alike():
-        ours = "vllm_specflash.engine.gpu_worker.SpecFlashGPUWorker"
-    else:
+    from vllm_specflash.engine.speculative_config import runs_v2
+
+    on_cpu = current_platform.is_cpu()
+    if not on_cpu and not current_platform.is_cuda_alike():
         raise SpecFlashError(
             f"SpecFLASH does not support {current_platform.device_name} devices: serve this target without speculation."
         )
+    v2 = runs_v2()
+    if envs.VLLM_USE_V2_MODEL_RUNNER is not None and envs.VLLM_USE_V2_MODEL_RUNNER != v2:
+        raise SpecFlashError(
+            f"SpecFLASH runs on vLLM's model runner {'V2' if v2 else 'V1'} on this machine: unset VLLM_USE_V2_MODEL_RUNNER."
+        )
+    if not on_cpu:
+        ours = "vllm_specflash.engine.v2.worker.SpecFlashGPUWorker"
+    elif v2:
+        ours = "vllm_specflash.engine.v2.cpu_worker.SpecFlashCPUWorker"
+    else:
+        ours = "vllm_specflash.engine.cpu_worker.SpecFlashCPUWorker"
     if given not in ("auto", ours):
         raise SpecFlashError(f"SpecFLASH needs its own worker class, not {given}: leave worker_cls at 'auto'.")
-    if envs.VLLM_USE_V2_MODEL_RUNNER:
-        raise SpecFlashError("SpecFLASH does not support vLLM's model runner V2: unset VLLM_USE_V2_MODEL_RUNNER.")
     return ours
+
+
+def _is_ours(vllm_config) -> bool:
+    return hasattr(vllm_config.speculative_config, "specflash")
+
+
+def _support_v2(unsupported_features):
+    @functools.wraps(unsupported_features)
+    def wrapped(self):
+        features = unsupported_features(self)
+        if not _is_ours(self):
+            return features
+        # vLLM's V2 runner builds no proposer of a custom class; ours brings a speculator of its own.
+        return [feature for feature in features if "custom_class" not in feature]
+
+    return wrapped
+
+
+def _allow_async_scheduling(post_init):
+    """vLLM decides about asynchronous scheduling by a list of methods; ours, on V2, never makes it wait for drafts."""
+
+    @functools.wraps(post_init)
+    def wrapped(self):
+        if not _is_ours(self) or not self.use_v2_model_runner:
+            post_init(self)
+            return
+        from vllm.config import vllm as module
+
+        methods = module.NgramGPUTypes
+        module.NgramGPUTypes = Literal[(*get_args(methods), self.speculative_config.method)]
+        try:
+            post_init(self)
+        finally:
+            module.NgramGPUTypes = methods
+        self.speculative_config.size_by_vllm(self)
+
+    return wrapped

@@ -1,4 +1,4 @@
-"""Put together what pack.py packed, on the GPU machine, and run the kernels, the engine's tests and the benchmark there.
+"""Put together what pack.py packed, on the GPU machine, and run the kernels, the engine's tests and its benchmarks there.
 
     python examples/gpu/run.py receive ROUND_FOLDER      once per round, in any order
     python examples/gpu/run.py run --out RESULTS         writes RESULTS/gpu.json and what it was made of
@@ -28,8 +28,15 @@ KIT = Path(os.environ.get("SPECFLASH_KIT", "/tmp/specflash-kit"))
 PIECE = re.compile(r"kit-(?P<digest>[0-9a-f]{16})-(?P<number>\d+)-of-(?P<count>\d+)")
 # All engines alike: the kit has no flash-attention libraries.
 TRITON = {"attention_backend": "TRITON_ATTN", "mm_encoder_attn_backend": "TORCH_SDPA"}
+# On Model Runner V2 both are the default where the method allows them; here an engine that goes without must not start.
+ASYNCHRONOUS = TRITON | {"async_scheduling": True}
 TREES = 'specflash={"method": "specflash", "tree": true}'
 CHAINS = 'chains={"method": "specflash", "tree": false}'
+# Made up, falling as drafts of five tokens do: what the engine itself allows.
+CHANCES = "0.8,0.62,0.47,0.35,0.26"
+# A head for vLLM's own EAGLE-3 on the same target, where somebody has one: a folder.
+EAGLE3 = os.environ.get("SPECFLASH_EAGLE3")
+RESULTS = ("kernels", "launches", "host_work", "identity", "bench", "peers", "synthetic")
 # Of what a failed step printed last.
 TAIL = 4000
 
@@ -109,19 +116,32 @@ def steps(out: Path) -> Iterator[Step]:
     plain = {"VLLM_LOGGING_LEVEL": "INFO"}
     # Triton multiplies float32 in TF32 unless told otherwise, and then plain vLLM differs from itself.
     exact = {"TRITON_F32_DEFAULT": "ieee", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    # vLLM then raises where a step of its runner waits for the device.
+    checked = {"VLLM_GPU_SYNC_CHECK": "error"}
     tests = ["-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
     tests += ["-c", str(ROOT / "pyproject.toml")]
     yield Step("kernels", ["-m", "vllm_specflash.triton_kernels.bench", "--out", str(out / "kernels.json"),
                            "--tests", str(ROOT / "tests" / "triton_kernels")], out, 540, plain)  # fmt: skip
-    step = [str(ROOT / "tests" / "node_slots" / f"test_{name}.py") for name in ("step", "commit")]
-    yield Step("step", [*tests, *step], out, 300, exact)
-    engine = [str(ROOT / "tests" / "engine" / f"test_{name}.py") for name in ("identity", "trees")]
-    yield Step("engine", [*tests, *engine], out, 900, exact)
-    arguments = ["--target", "smollm2", "--data", str(ROOT / "examples" / "data"), "--engine-args", json.dumps(TRITON)]
-    yield Step("identity", ["-m", "vllm_specflash.cli", "identity", *arguments, "--task", "chat", "--method", TREES,
-                            "--prompts", "48", "--out", str(out / "identity.json")], out, 600, exact)  # fmt: skip
-    yield Step("bench", ["-m", "vllm_specflash.cli", "bench", *arguments, "--method", TREES, "--method", CHAINS,
-                         "--batch-size", "1", "--batch-size", "16", "--out", str(out / "bench.json")], out, 900, plain)  # fmt: skip
+    for name in ("launches", "host_work"):
+        yield Step(name, ["-m", f"vllm_specflash.bench.{name}", "--out", str(out / f"{name}.json")], out, 300, plain)
+    yield Step("engine", [*tests, str(ROOT / "tests" / "v2")], out, 900, exact | checked)
+    specflash = ["-m", "vllm_specflash.cli"]
+    arguments = ["--target", "smollm2", "--data", str(ROOT / "examples" / "data")]
+    ours = [*arguments, "--engine-args", json.dumps(ASYNCHRONOUS)]
+    sizes = ["--batch-size", "1", "--batch-size", "16"]
+    yield Step("identity", [*specflash, "identity", *ours, "--task", "chat", "--method", TREES, "--prompts", "48",
+                            "--out", str(out / "identity.json")], out, 600, exact | checked)  # fmt: skip
+    yield Step("bench", [*specflash, "bench", *ours, "--method", TREES, "--method", CHAINS, *sizes,
+                         "--out", str(out / "bench.json")], out, 900, plain | checked)  # fmt: skip
+    # As vLLM runs them by itself: some of its methods know neither V2 nor asynchronous scheduling.
+    peers = ["ngram"]
+    if EAGLE3:
+        peers.append("eagle3=" + json.dumps({"method": "eagle3", "model": EAGLE3, "num_speculative_tokens": 5}))
+    methods = [word for peer in [*peers, TREES] for word in ("--method", peer)]
+    yield Step("peers", [*specflash, "bench", *arguments, "--engine-args", json.dumps(TRITON), *methods, *sizes,
+                         "--out", str(out / "peers.json")], out, 900, plain)  # fmt: skip
+    yield Step("synthetic", [*specflash, "bench", *ours, "--synthetic-acceptance", CHANCES, *sizes, "--batch-size", "64",
+                             "--out", str(out / "synthetic.json")], out, 900, plain | checked)  # fmt: skip
 
 
 def run(out: Path, only: list[str]) -> int:
@@ -136,7 +156,7 @@ def run(out: Path, only: list[str]) -> int:
         taken[step.name] = asdict(outcome)
         print(f"{outcome.name}: {'ok' if outcome.returncode == 0 else 'FAILED'} after {outcome.seconds:.0f} s", flush=True)
         # After every step: whatever stops this machine, what was found so far is kept.
-        found = {name: _read(out / f"{name}.json") for name in ("kernels", "identity", "bench")}
+        found = {name: _read(out / f"{name}.json") for name in RESULTS}
         record = {"device": device(), "steps": list(taken.values()), **{name: part for name, part in found.items() if part}}
         results.write_text(json.dumps(record, indent=1), encoding="utf-8")
     return 0 if asked and all(taken[step.name]["returncode"] == 0 for step in asked) else 1

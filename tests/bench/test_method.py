@@ -17,6 +17,13 @@ def test_specflash_takes_the_draft_it_is_given():
     assert named.speculative_config == {"method": "specflash", "num_speculative_tokens": 2, "model": "d"}
 
 
+def test_an_eagle3_draft_is_named_by_its_folder():
+    method = parse_method("eagle3=peers/one", "d")
+    assert method.name == "eagle3" and not method.is_specflash
+    assert method.speculative_config == {"method": "eagle3", "model": "peers/one", "num_speculative_tokens": 5}
+    assert parse_method('eagle3={"method": "eagle3", "model": "m"}').speculative_config == {"method": "eagle3", "model": "m"}
+
+
 def test_any_method_of_vllm_by_its_config():
     method = parse_method('three={"method": "ngram", "num_speculative_tokens": 3}', "d")
     assert method.speculative_config == {"method": "ngram", "num_speculative_tokens": 3}

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 import vllm_specflash
+from vllm_specflash.bench.method import chances, parse_method, synthetic_methods
 from vllm_specflash.cli import app
 
 ROOT = Path(vllm_specflash.__file__).resolve().parent.parent
@@ -136,14 +137,39 @@ def test_results_tell_what_ran_and_on_what(run, tmp_path, monkeypatch):
 
 def test_steps_are_commands_that_exist(run, tmp_path):
     found = {step.name: step for step in run.steps(tmp_path)}
-    assert list(found) == ["kernels", "step", "engine", "identity", "bench"]
+    assert list(found) == ["kernels", "launches", "host_work", "engine", "identity", "bench", "peers", "synthetic"]
+    assert set(run.RESULTS) == set(found) - {"engine"}
     for step in found.values():
         assert importlib.util.find_spec(step.command[1]) and step.folder != ROOT
         for word in step.command[2:]:
             assert not word.startswith(str(ROOT)) or Path(word).exists(), word
-    for name in ("identity", "bench"):
+    for name in ("identity", "bench", "peers", "synthetic"):
         words = found[name].command[2:]
         typer.main.get_command(app).get_command(None, words[0]).make_context(words[0], words[1:])
+
+
+def test_engines_of_ours_are_asynchronous_and_never_wait(run, tmp_path):
+    found = {step.name: step for step in run.steps(tmp_path)}
+    for name in ("engine", "identity", "bench", "synthetic"):
+        assert found[name].environment["VLLM_GPU_SYNC_CHECK"] == "error"
+    for name in ("identity", "bench", "synthetic"):
+        command = found[name].command
+        arguments = json.loads(command[command.index("--engine-args") + 1])
+        assert arguments["async_scheduling"] is True and not arguments.get("enforce_eager")
+
+
+def test_trees_chains_and_vllms_own_methods_are_compared(run, tmp_path, monkeypatch):
+    def methods(name):
+        command = next(step.command for step in run.steps(tmp_path) if step.name == name)
+        return [parse_method(word).name for before, word in zip(command, command[1:]) if before == "--method"]
+
+    assert methods("bench") == ["specflash", "chains"]
+    assert methods("peers") == ["ngram", "specflash"]
+    monkeypatch.setattr(run, "EAGLE3", str(tmp_path))
+    assert methods("peers") == ["ngram", "eagle3", "specflash"]
+    synthetic = next(step.command for step in run.steps(tmp_path) if step.name == "synthetic")
+    rates = chances(synthetic[synthetic.index("--synthetic-acceptance") + 1])
+    assert [method.name for method in synthetic_methods(rates, "d")] == ["synthetic trees", "synthetic chains"]
 
 
 def test_the_machines_packages_are_names(pack):

@@ -12,7 +12,7 @@ from vllm.engine.arg_utils import EngineArgs
 
 from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft
 from vllm_specflash.engine import speculative_config as refusals
-from vllm_specflash.engine.proposer import load_draft
+from vllm_specflash.engine.draft_model import load_draft
 from vllm_specflash.engine.target import embed_tokens, lm_head_rows
 
 
@@ -28,8 +28,8 @@ def one_sentence(error) -> str:
     "given, says",
     [
         ({"metod": 1}, "no option 'metod' for method 'specflash': use only method, model, num_speculative_tokens"),
-        ({"num_speculative_tokens": 0}, "num_speculative_tokens is 0: give a whole number from 1 to 64"),
-        ({"num_speculative_tokens": 65}, "num_speculative_tokens is 65"),
+        ({"num_speculative_tokens": 0}, "num_speculative_tokens is 0: give a whole number from 1 to 63"),
+        ({"num_speculative_tokens": 64}, "num_speculative_tokens is 64"),
         ({"num_speculative_tokens": 2.5}, "num_speculative_tokens is 2.5"),
         ({"num_speculative_tokens": True}, "num_speculative_tokens is True"),
         ({"num_speculative_tokens": "4"}, "num_speculative_tokens is '4'"),
@@ -91,7 +91,7 @@ def test_no_draft_beside_a_target_on_the_hub():
         ("not json", "config.json in"),
         ('{"model_type": "specflash", "head_dim": 33}', "head_dim must be even"),
         ('{"model_type": "specflash", "hidden_size": "wide"}', "hidden_size"),
-        ('{"model_type": "specflash", "num_latents": 0}', "num_latents must be at least 1"),
+        ('{"model_type": "specflash", "num_latents": -1}', "num_latents must not be negative"),
     ],
 )
 def test_unusable_draft_config(tmp_path, text, says):
@@ -155,6 +155,7 @@ SUPPORTED_PARALLEL = {"pipeline_parallel_size": 1, "tensor_parallel_size": 1, "d
         ({}, {"use_mla": True}, {}, "targets with multi-head latent attention"),
         ({}, {"runner_type": "pooling"}, {}, "pooling models: leave speculative_config out"),
         ({"kv_cache_dtype": "fp8"}, {}, {}, "a KV cache of type fp8: leave kv_cache_dtype at 'auto'"),
+        ({}, {}, {"prefill_context_parallel_size": 2}, "prefill context parallelism: set prefill_context_parallel_size to 1"),
     ],
 )
 def test_unsupported_combination(engine, model, parallel, says):
@@ -165,6 +166,40 @@ def test_unsupported_combination(engine, model, parallel, says):
             SimpleNamespace(**{**SUPPORTED_PARALLEL, **parallel}),
         )
     assert f"SpecFLASH does not support {says}" in one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "engine, model, parallel, says",
+    [
+        ({"kv_transfer_config": object()}, {}, {}, "KV connectors: leave kv_transfer_config"),
+        ({"kv_offloading_size": 4.0}, {}, {}, "KV connectors"),
+        ({}, {}, {"enable_batch_sharded_sampling": True}, "batch-sharded sampling: set enable_batch_sharded_sampling to false"),
+        ({}, {}, {"use_ubatching": True}, "dual batch overlap"),
+        ({}, {"return_sampling_mask": True}, {}, "sampling masks: set return_sampling_mask to false"),
+        ({}, {"enable_trace_replay": True}, {}, "trace replay"),
+        ({"watermark_config": object()}, {}, {}, "watermarking: leave watermark_config out"),
+        ({}, {"is_mm_prefix_lm": True}, {}, "targets that attend to images in both directions"),
+    ],
+)
+def test_unsupported_on_model_runner_v2(engine, model, parallel, says, monkeypatch):
+    parts = [
+        SimpleNamespace(**engine),
+        SimpleNamespace(**{**SUPPORTED_MODEL, **model}),
+        SimpleNamespace(**{**SUPPORTED_PARALLEL, **parallel}),
+    ]
+    refusals._refuse_unsupported(*parts)
+    monkeypatch.setattr(refusals, "runs_v2", lambda: True)
+    with pytest.raises(SpecFlashError) as error:
+        refusals._refuse_unsupported(*parts)
+    assert f"SpecFLASH does not support {says}" in one_sentence(error)
+
+
+@pytest.mark.parametrize("layout", ["LHBNC", "BLHNC", "BLNHC", "BHLNC"])
+def test_a_layout_that_the_drafts_pages_cannot_take(text_target, monkeypatch, layout):
+    monkeypatch.setenv("VLLM_KV_CACHE_LAYOUT", layout)
+    with pytest.raises(SpecFlashError) as error:
+        EngineArgs(str(text_target), speculative_config="specflash").create_engine_config()
+    assert f"does not support the KV cache layout {layout}: unset VLLM_KV_CACHE_LAYOUT" in one_sentence(error)
 
 
 @pytest.mark.parametrize(
@@ -238,3 +273,10 @@ def test_draft_of_the_wrong_family_beside_the_target(tmp_path):
     shutil.rmtree(target / "specflash")
     draft_for(target, target / "specflash")
     EngineArgs(str(target), speculative_config="specflash", enforce_eager=True).create_engine_config()
+
+
+def test_a_draft_that_pools_what_no_engine_hands_over(text_target, tmp_path):
+    draft = draft_for(text_target, tmp_path / "draft", compressor="placed", visual_features="both")
+    with pytest.raises(SpecFlashError) as error:
+        EngineArgs(str(text_target), speculative_config={"method": "specflash", "model": str(draft)}).create_engine_config()
+    assert "which pools the projector's outputs" in one_sentence(error)

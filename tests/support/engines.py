@@ -27,8 +27,10 @@ SMALL = {
 ALWAYS = {"method": "specflash", "sizing": "longest"}
 # For engines whose sizing is "auto": a target's steps, in seconds, that any draft's own time is nothing against.
 PAYING = StepCost(np.array([1, 64]), np.array([1.0, 1.5]))
-# Trees must be asked for on GPUs, and run on vLLM's Triton attention; so does what they are compared with.
+# Trees run on vLLM's Triton attention on GPUs; so does what they are compared with.
 ON_GPU = torch.cuda.is_available()
+# Trees are not the default where vLLM runs V2 on a CPU.
+TREES = True
 if ON_GPU:
     SMALL |= {"attention_backend": "TRITON_ATTN", "mm_encoder_attn_backend": "TORCH_SDPA", "gpu_memory_utilization": 0.5}
 
@@ -43,7 +45,7 @@ def engine(target: Path, draft: Path | None = None, draft_options: dict | None =
         overrides: LLM's own arguments.
     """
     if draft is not None:
-        given = {**ALWAYS, "tree": ON_GPU or None, **(draft_options or {})}
+        given = {**ALWAYS, "tree": TREES, **(draft_options or {})}
         overrides["speculative_config"] = {"model": str(draft), **given}
     llm = LLM(str(target), **{**SMALL, **overrides})
     try:

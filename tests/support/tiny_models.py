@@ -206,11 +206,14 @@ def save_for_vllm(model: torch.nn.Module, folder: Path) -> None:
     save_file({name: weight.contiguous() for name, weight in state.items()}, folder / "model.safetensors", {"format": "pt"})
 
 
-def draft_for(target: Path, folder: Path, seed: int = 0, nan: bool = False, knowing: bool = False, **overrides) -> Path:
+def draft_for(
+    target: Path, folder: Path, seed: int = 0, nan: bool = False, knowing: bool = False, noticing: bool = False, **overrides
+) -> Path:
     """A random draft that fits a target of this file.
 
     Args:
         nan: fill its weights with NaNs.
+        noticing: make its weights so large that every row it attends to shows in what it says; 32 tokens, all candidates.
         knowing: teach it the target's language, so that about two thirds of its guesses are right.
         overrides: fields of its config.
     """
@@ -220,8 +223,16 @@ def draft_for(target: Path, folder: Path, seed: int = 0, nan: bool = False, know
         "hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM,
         "num_latents": 4, "target_name": target.name, "target_vocab_size": config.vocab_size,
     }  # fmt: skip
+    if noticing:
+        fields |= {"initializer_range": 0.1, "draft_vocab_size": 32, "transition_rank": 4, "semi_ar_width": 4}
     draft = SpecFlashDraft(SpecFlashConfig(**{**fields, **overrides}))
     with torch.no_grad():
+        if noticing:
+            draft.fc.weight.mul_(0.3)
+            draft.head.down_proj.weight.mul_(0.25)
+            draft.transition.following.normal_()
+            # Not the first tokens of the vocabulary, so that its indices are not the target's.
+            draft.d2t.add_(len(SPECIAL)).mul_(2)
         if knowing:
             _teach(draft, successor(config.vocab_size))
         if nan:

@@ -43,7 +43,9 @@ def test_rows_are_trained_one_by_one_and_kept(tmp_path, command):
     found = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert [row["row"]["name"] for row in found["rows"]] == ["base", "width-8", "variant-plain"]
     width_8 = found["rows"][1]
-    assert set(width_8["tau"]) == {"one round", "two rounds", "chain of 8"}
+    assert set(width_8["tau"]) == {"one round", "two rounds", "chain of 8", "trees of 16"}
+    assert width_8["all"]["trees of 16"] >= width_8["all"]["one round"]
+    assert 0 <= width_8["calibration_error"] <= 1 and 0 <= width_8["first"] <= 1
     # Eight tokens in one round are a chain of eight.
     assert width_8["tau"]["chain of 8"] == width_8["tau"]["one round"]
     assert all(1 <= row["tau"]["one round"]["chat"] <= 1 + width for row, width in zip(found["rows"], (3, 8, 3), strict=True))
@@ -56,7 +58,8 @@ def test_every_row_of_the_table_changes_one_thing():
     assert {f"width-{k}" for k in (1, 2, 3, 4, 6, 7, 8)} < set(names) and "width-5" not in names
     assert {"no-compression", "latents-4", "latents-64", "variant-plain", "transition-0", "dataset-answers"} < set(names)
     for row in rows[1:]:
-        assert len(row.changes) + (not row.compress) + row.dataset_answers == 1
+        assert len(row.changes) + bool(row.loss) + (not row.compress) + row.dataset_answers == 1
+    assert {"selector-128", "loss-total-variation", "loss-acceptance", "loss-on-policy", "layers-2-15-27"} < set(names)
 
 
 def test_an_unknown_row_and_missing_settings_are_refused(command, tmp_path):

@@ -1,32 +1,42 @@
 """The loss that never holds the logits, against the same thing written out."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from vllm_specflash.train import distillation
-from vllm_specflash.train.distillation import choose_candidates, distil
+from vllm_specflash.train.distillation import Measures, choose_candidates, distil
 
 
 def _problem(rank: int = 3):
     torch.manual_seed(0)
     states, targets, lm_head = torch.randn(70, 4, 16), torch.randn(80, 16), torch.randn(50, 16)
-    where, previous = torch.randint(0, 80, (70, 4)), torch.randint(-1, 50, (70, 4))
+    where, guessed = torch.randint(0, 80, (70, 4)), torch.randn(70, 4, rank)
     weights = torch.rand(70, 4) * (torch.rand(70, 4) > 0.2)
-    return states, targets, where, previous, weights, lm_head, torch.randn(50, rank), torch.randn(50, rank)
+    return states, targets, where, guessed, weights, lm_head, torch.zeros(50), torch.randn(50, rank)
 
 
-def test_loss_and_gradients_equal_plain_autograd():
-    states, targets, where, previous, weights, lm_head, u, v = _problem()
-    leaves = [x.clone().double().requires_grad_() for x in (states, u, v)]
-    logits = leaves[0] @ lm_head.double().T
-    logits = logits + (leaves[1][previous.clamp(min=0)] * (previous >= 0)[..., None]) @ leaves[2].T
-    wanted = (targets.double() @ lm_head.double().T).softmax(-1)[where]
-    rows = -(wanted * logits.log_softmax(-1)).sum(-1)
+# Each measure alone, and all of them at a temperature of the target's.
+MEASURES = [
+    Measures(),
+    Measures(0.0, total_variation=1.0),
+    Measures(0.0, acceptance=1.0),
+    Measures(0.5, 0.3, 0.2, temperature=0.5),
+]
+
+
+@pytest.mark.parametrize("measures", MEASURES, ids=["cross-entropy", "total variation", "acceptance", "all, greedier"])
+def test_loss_and_gradients_equal_plain_autograd(measures):
+    states, targets, where, guessed, weights, lm_head, bias, v = _problem()
+    leaves = [x.clone().double().requires_grad_() for x in (states, guessed, v)]
+    logits = leaves[0] @ lm_head.double().T + leaves[1] @ leaves[2].T
+    wanted = (targets.double() @ lm_head.double().T / measures.temperature).softmax(-1)[where]
+    overlap = torch.minimum(wanted, logits.softmax(-1)).sum(-1)
+    rows = -measures.cross_entropy * (wanted * logits.log_softmax(-1)).sum(-1)
+    rows = rows + measures.total_variation * (1 - overlap) - measures.acceptance * overlap.log()
     (2 * (rows * weights).sum()).backward()
-    ours = [x.clone().requires_grad_() for x in (states, u, v)]
-    loss, per_offset, hits = distil(
-        ours[0], targets, where, previous, weights, lm_head, torch.zeros(50), ours[1], ours[2]
-    )
+    ours = [x.clone().requires_grad_() for x in (states, guessed, v)]
+    loss, per_offset, hits = distil(ours[0], targets, where, ours[1], weights, lm_head, bias, ours[2], measures)
     (2 * loss).backward()
     torch.testing.assert_close(loss.double(), (rows * weights).sum().detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(per_offset.double(), (rows * weights).sum(0).detach(), rtol=1e-5, atol=1e-5)
@@ -38,9 +48,9 @@ def test_loss_and_gradients_equal_plain_autograd():
 
 def test_chunks_do_not_matter(monkeypatch):
     problem = _problem()
-    whole = distil(*problem[:6], torch.zeros(50), *problem[6:])
+    whole = distil(*problem)
     monkeypatch.setattr(distillation, "CHUNK", 7)
-    torch.testing.assert_close(distil(*problem[:6], torch.zeros(50), *problem[6:]), whole)
+    torch.testing.assert_close(distil(*problem), whole)
 
 
 def test_candidates_estimate_the_full_softmax():

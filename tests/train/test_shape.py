@@ -8,7 +8,7 @@ from tiny_models import draft_for
 
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
-from vllm_specflash.train.shape import read_draft, with_vocabulary
+from vllm_specflash.train.shape import read_draft, with_selector, with_vocabulary
 
 
 def test_a_smaller_vocabulary_keeps_the_rest_of_the_draft():
@@ -29,9 +29,26 @@ def test_a_smaller_vocabulary_keeps_the_rest_of_the_draft():
     assert torch.equal(smaller.draft_lm_head(lm_head), lm_head[wanted])
     assert smaller.config.draft_vocab_size == 5 and draft.config.draft_vocab_size == 40
     # Rows of 10, 12, 44 and 78 in the larger one; 3 is new and corrects nothing.
-    before = draft.transition(torch.tensor([6]), torch.tensor([5, 6, 22, 39]))[0]
-    torch.testing.assert_close(smaller.transition(torch.tensor([2]), torch.arange(5))[0], torch.cat((torch.zeros(1), before)))
-    assert not smaller.transition(torch.tensor([0]), torch.arange(5)).any()
+    states = torch.randn(2, 32)
+    before = draft.transition(torch.tensor([[6]]), torch.tensor([[5, 6, 22, 39]]), states)[0, 0]
+    after = smaller.transition(torch.tensor([[2]]), torch.arange(5)[None], states)[0, 0]
+    torch.testing.assert_close(after, torch.cat((torch.zeros(1), before)))
+    assert not smaller.transition(torch.tensor([[0]]), torch.arange(5)[None], states).any()
+
+
+def test_a_new_selector_changes_nothing_yet_and_learns():
+    torch.manual_seed(0)
+    draft = SpecFlashDraft(SpecFlashConfig(
+        hidden_size=32, num_attention_heads=2, num_key_value_heads=1, head_dim=16, semi_ar_width=3, transition_rank=8,
+        target_vocab_size=100,
+    ))  # fmt: skip
+    torch.nn.init.normal_(draft.transition.following)
+    wider = with_selector(draft, 16)
+    states, tokens = torch.randn(3, 32), torch.randint(0, 100, (2, 4))
+    assert torch.equal(wider.transition(tokens, tokens, states), draft.transition(tokens, tokens, states))
+    assert torch.equal(wider.head.up_proj.weight, draft.head.up_proj.weight) and wider.config.selector_width == 16
+    wider.transition(tokens, tokens, states).square().sum().backward()
+    assert wider.transition.selector.out_weight.grad.abs().max() > 0
 
 
 def test_a_draft_of_another_target_or_none_is_refused_in_one_sentence(llama, tmp_path):

@@ -25,6 +25,19 @@ def test_walk_counts_tokens_per_forward():
     assert result.tau == 5 / 3
 
 
+def test_calibration_error_is_how_far_chances_are_off():
+    answer = torch.tensor([5, 6, 7, 8, 9])
+    chains = torch.tensor([[6, 7], [0, 0], [0, 0], [1, 9]])
+    # Two accepted at 0.9, one rejected at 0.3; what comes after a rejected token is not decided on.
+    chances = torch.tensor([[0.9, 0.9], [0.5, 0.5], [0.5, 0.5], [0.3, 0.9]])
+    result = walk(chains, answer, chances)
+    assert result.decided[:, 0].sum() == 3 and result.decided[:, 2].sum() == 2
+    assert abs(result.calibration_error - (2 * 0.1 + 0.3) / 3) < 1e-6
+    both = result + result
+    assert both.decided[:, 0].sum() == 6 and abs(both.calibration_error - result.calibration_error) < 1e-6
+    assert walk(chains, answer).calibration_error == 0
+
+
 def test_a_draft_that_knows_everything_is_always_accepted():
     answer = torch.arange(13)
     chains = torch.stack([torch.arange(p + 1, p + 5) for p in range(12)])
@@ -81,6 +94,7 @@ def test_trees_accept_what_chains_do_and_more():
         first=torch.tensor([[0.9, 0.05]]).expand(3, -1),
         following=torch.tensor([[[[0.6, 0.3], [0.6, 0.3]]]]).expand(3, -1, -1, -1),
     )
+    torch.testing.assert_close(candidates.greedy_chances()[0], torch.tensor([0.9, 0.6]))
     chain, tree = walk(candidates.chain(), answer), walk_trees(candidates, answer, 4)
     assert (chain.steps, chain.accepted_at.tolist()) == (2, [1, 0])
     assert (tree.steps, tree.accepted_at.tolist(), tree.emitted) == (1, [1, 1], 3)

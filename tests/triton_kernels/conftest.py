@@ -5,10 +5,12 @@ marked `kernel` leave a CPU session and run in one child process with the variab
 """
 
 import os
+from contextlib import contextmanager
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_GPU = torch.cuda.is_available()
@@ -64,18 +66,33 @@ def device():
     return torch.device("cuda" if HAS_GPU and not INTERPRETED else "cpu")
 
 
-def _to(device, thing):
+def _each_tensor(thing, change):
+    """The same dict of arguments, named tuple or tensor, with every tensor in it changed."""
     if isinstance(thing, torch.Tensor):
-        return thing.to(device)
+        return change(thing)
     if isinstance(thing, dict):
-        return {name: _to(device, value) for name, value in thing.items()}
+        return {name: _each_tensor(value, change) for name, value in thing.items()}
+    if isinstance(thing, tuple) and hasattr(thing, "_fields"):
+        return type(thing)(*(_each_tensor(part, change) for part in thing))
     return thing
 
 
 @pytest.fixture(scope="session")
 def on_device(device):
     """Move a tensor, or the tensors of a dict of arguments, to the device under test."""
-    return lambda thing: _to(device, thing)
+    return lambda thing: _each_tensor(thing, lambda tensor: tensor.to(device))
+
+
+@pytest.fixture(scope="session")
+def faked():
+    """Within it, the arguments given as fake tensors on a device: they hold no values, so reading one on the host raises."""
+
+    @contextmanager
+    def enter(args, device):
+        with FakeTensorMode():
+            yield _each_tensor(args, lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device))
+
+    return enter
 
 
 @pytest.fixture(scope="session")

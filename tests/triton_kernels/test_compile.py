@@ -9,7 +9,7 @@ import pytest
 
 # Compiles in a process of its own: this session's Triton may be the interpreter's. One architecture has every case; the two
 # others the cases that use the most registers and shared memory of each kernel (the command alone compiles all of all).
-HEAVIEST = ["head 128, 16 nodes x 7, bf16", "head 256, 64 nodes x 2", "5 rows x 7, bf16", "64 latents, D 4096, bf16", "walk of"]
+HEAVIEST = ["head 128, 16 nodes x 7, bf16", "head 256, 64 nodes x 2", "4 spans, 5 in memory, bf16", "63 nodes, 128", "64 latents, D 4096, bf16", "walk of"]
 SCRIPT = """
 import json, sys, warnings
 from dataclasses import asdict
@@ -19,13 +19,20 @@ arch, cases = int(sys.argv[1]), json.loads(sys.argv[2])
 print(json.dumps([asdict(usage) | {"fits": usage.fits} for usage in report([arch], cases)]))
 """
 KERNELS = {
+    "best_tree_kernel",
+    "commit_rows_kernel",
     "draft_attention_kernel",
+    "keep_tree_kernel",
     "kv_compact_kernel",
     "merge_splits_kernel",
+    "pair_chances_kernel",
     "pool_kernel",
+    "rope_store_kernel",
     "scores_kernel",
+    "slot_queries_kernel",
     "tree_accept_kernel",
     "tree_attention_kernel",
+    "tree_rows_kernel",
 }
 
 

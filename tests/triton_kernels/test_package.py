@@ -31,7 +31,7 @@ import sys
 sys.modules["triton"] = None
 import torch
 from vllm_specflash.triton_kernels.latent_compress import CompressState, latent_compress
-from vllm_specflash.triton_kernels import draft_attention, kv_compact, tree_accept, tree_attention
+from vllm_specflash.triton_kernels import best_tree, commit_rows, draft_attention, kv_compact, tree_accept, tree_attention, tree_rows
 state = latent_compress(torch.ones(2, 4), torch.ones(3, 4), torch.tensor([0, 3]), CompressState.empty(1, 2, 4))
 assert torch.equal(state.finish(), torch.ones(1, 2, 4))
 try:

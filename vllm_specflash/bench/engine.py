@@ -18,6 +18,7 @@ from vllm_specflash.bench.identity import logit_gaps
 from vllm_specflash.bench.probe import PROBE
 from vllm_specflash.bench.records import Drafts, Output, Pass, Steps, StepTotals
 from vllm_specflash.config import first_sentence
+from vllm_specflash.engine.synthetic import ALLOWED
 from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.startup import cause, why_not
 
@@ -39,6 +40,7 @@ class EngineSetup:
     kv_cache_gib: float = 1.0
     enforce_eager: bool = False
     max_images: int = 8
+    ignore_eos: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
     def engine_args(self) -> dict[str, Any]:
@@ -111,7 +113,7 @@ class Engine:
 
     def generate(self, prompts: Sequence[Prompt], batch_size: int, max_tokens: int, logits: bool = False) -> Pass:
         """Answers to the prompts, greedily, `batch_size` at a time."""
-        return self.result(self._process.submit(_generate, list(prompts), batch_size, max_tokens, logits))
+        return self.result(self._process.submit(_generate, list(prompts), batch_size, max_tokens, logits, self.setup.ignore_eos))
 
     def facts(self) -> EngineFacts:
         """As `start` gave them, memory as it is now."""
@@ -160,6 +162,7 @@ def _start(setup: EngineSetup, log: str) -> EngineFacts:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     began = time.perf_counter()
+    os.environ[ALLOWED] = "1"
     _one_process_on_cpus()
     from vllm import LLM
 
@@ -198,10 +201,10 @@ def _facts() -> EngineFacts:
     return EngineFacts(start_seconds=_start_seconds, threads=_llm.collective_rpc("bench_threads")[0], **memory)
 
 
-def _generate(prompts: list[Prompt], batch_size: int, max_tokens: int, logits: bool) -> Pass:
+def _generate(prompts: list[Prompt], batch_size: int, max_tokens: int, logits: bool, ignore_eos: bool) -> Pass:
     from vllm import SamplingParams
 
-    sampling = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=2 if logits else None)
+    sampling = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=2 if logits else None, ignore_eos=ignore_eos)
     chats = [_with_images(prompt) for prompt in prompts]
     _llm.collective_rpc("bench_take")
     counters, outputs, wall = _draft_counters(), [], 0.0

@@ -4,9 +4,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_specflash.config import METHOD
+from vllm_specflash.config import METHOD, SpecFlashOptions
 
 PLAIN = "plain"
+# vLLM's own, with a draft that `specflash eagle3` trained.
+EAGLE3 = "eagle3"
 
 # vLLM's own methods that need no draft model, with the settings its documentation uses.
 OWN_METHODS = {
@@ -27,8 +29,36 @@ class Method:
         return self.speculative_config is not None and self.speculative_config.get("method") == METHOD
 
 
+def chances(text: str) -> tuple[float, ...]:
+    """"P1,P2,..." as numbers.
+
+    Raises:
+        ValueError: not numbers.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--synthetic-acceptance is {text!r}: give chances between commas, as in 0.8,0.6,0.4.") from None
+
+
+def synthetic_methods(rates: tuple[float, ...], draft: str | None) -> tuple[Method, ...]:
+    """SpecFLASH with trees and with chains, drafts accepted by chance: the first token with chance rates[0], the first two with ...
+
+    Raises:
+        ValueError: these are no such chances.
+    """
+    shared = {"method": METHOD, "sizing": "longest", "synthetic_acceptance": list(rates), **({"model": draft} if draft else {})}
+    methods = (
+        Method("synthetic trees", {**shared, "tree": True}),
+        Method("synthetic chains", {**shared, "tree": False, "num_speculative_tokens": len(rates)}),
+    )
+    for method in methods:
+        SpecFlashOptions.from_user(method.speculative_config)
+    return methods
+
+
 def parse_method(text: str, draft: str | None = None) -> Method:
-    """`plain`, `specflash`, `ngram`, `suffix`, or `NAME={...}` with vLLM's speculative config as JSON.
+    """`plain`, `specflash`, `ngram`, `suffix`, `eagle3=FOLDER`, or `NAME={...}` with vLLM's speculative config as JSON.
 
     Args:
         text: what the user wrote.
@@ -42,8 +72,10 @@ def parse_method(text: str, draft: str | None = None) -> Method:
     if text in OWN_METHODS:
         return Method(text, dict(OWN_METHODS[text]))
     name, _, config = text.partition("=")
+    if name == EAGLE3 and config and not config.startswith("{"):
+        return Method(EAGLE3, {"method": EAGLE3, "model": config, "num_speculative_tokens": 5})
     if name == text and text != METHOD:
-        known = ", ".join([PLAIN, METHOD, *OWN_METHODS])
+        known = ", ".join([PLAIN, METHOD, *OWN_METHODS, f"{EAGLE3}=FOLDER"])
         raise ValueError(f"There is no method {text!r}: use {known}, or NAME={{...}} with a speculative_config as JSON.")
     try:
         given = json.loads(config) if config else {"method": METHOD}

@@ -33,6 +33,7 @@ class Plan:
     max_model_len: int = option(2048, "Of the engines.")
     kv_cache_gib: float = option(1.0, "KV budget of every engine.")
     enforce_eager: bool = option(False, "Without compilation: for trying things out, never for figures.")
+    ignore_eos: bool = option(False, "Go on to --max-tokens whatever an answer says: for targets that say nothing.")
     engine_args: str = option("{}", "More of vLLM's engine arguments, for every engine, as JSON.")
 
     def setup(self, target: Target, method: Method, max_num_seqs: int) -> EngineSetup:
@@ -44,6 +45,7 @@ class Plan:
             max_num_seqs=max_num_seqs,
             kv_cache_gib=self.kv_cache_gib,
             enforce_eager=self.enforce_eager,
+            ignore_eos=self.ignore_eos,
             extra=json.loads(self.engine_args),
         )
 

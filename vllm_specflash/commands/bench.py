@@ -1,7 +1,7 @@
 """specflash bench: SpecFLASH and vLLM's own methods against plain vLLM."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +9,16 @@ import typer
 
 from vllm_specflash.bench.document import Document
 from vllm_specflash.bench.engine import EngineFailed
-from vllm_specflash.bench.method import PLAIN, Method, parse_method
+from vllm_specflash.bench.method import PLAIN, Method, chances, parse_method, synthetic_methods
 from vllm_specflash.bench.prompts import EXAMPLE_DATA
+from vllm_specflash.bench.random_draft import random_draft
 from vllm_specflash.bench.console import announcer, wide_console
 from vllm_specflash.bench.report import report
 from vllm_specflash.bench.rows import rows
 from vllm_specflash.bench.schedule import Benchmark, Plan
 from vllm_specflash.bench.targets import find_target
 from vllm_specflash.commands.options import with_options
+from vllm_specflash.engine.synthetic import SYNTHETIC_WARNING
 
 
 @with_options(plan=Plan)
@@ -32,6 +34,13 @@ def run(
         list[str],
         typer.Option(help="specflash, ngram, suffix, or NAME={...}: a speculative_config as JSON; may be repeated."),
     ] = ["specflash"],
+    synthetic_acceptance: Annotated[
+        str | None,
+        typer.Option(
+            help="P1,P2,...: accept SpecFLASH's drafts by these chances per depth, whatever the target says, with a random draft "
+            "unless --draft names one. Shows the engine's own speed on any target; the answers mean nothing."
+        ),
+    ] = None,
     batch_size: Annotated[list[int], typer.Option(help="Requests at a time; may be repeated.")] = [1, 8],
     max_minutes: Annotated[float, typer.Option(help="Measure a target no longer than this, beyond the first repeat; repeat to go on.")] = 60,
     data: Annotated[Path, typer.Option(help="Folder of jsonl files with prompts.")] = EXAMPLE_DATA,
@@ -45,6 +54,14 @@ def run(
             one.name: (Method(PLAIN, None), *(parse_method(text, one.draft) for text in method if text != PLAIN))
             for one in targets
         }
+        if synthetic_acceptance is not None:
+            plan = replace(plan, ignore_eos=True)
+            rates = chances(synthetic_acceptance)
+            for one in targets:
+                guess = draft or str(random_draft(one.model, out.with_suffix(".drafts") / one.name))
+                own = [m for m in methods[one.name] if not m.is_specflash]
+                methods[one.name] = (*own, *synthetic_methods(rates, guess))
+            console.print(SYNTHETIC_WARNING, style="bold red", highlight=False)
         settings = {"plan": asdict(plan), "batch_sizes": batch_size, "targets": [asdict(one) for one in targets],
                     "methods": {name: [asdict(m) for m in given] for name, given in methods.items()}}  # fmt: skip
         document = Document(out, settings)

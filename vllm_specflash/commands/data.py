@@ -12,18 +12,23 @@ from vllm_specflash.commands.report import print_skipped
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.generate import GenerationOptions, generate_answers
+from vllm_specflash.train.images import images_below
 from vllm_specflash.train.prompts import Prompt, prompts_of_images, read_prompts
 from vllm_specflash.train.provenance import write_provenance
+from vllm_specflash.train.self_prompts import SelfPromptOptions
 
 
-@with_options(generation=GenerationOptions)
+@with_options(generation=GenerationOptions, own=SelfPromptOptions)
 def run(
-    prompts: Annotated[
-        Path, typer.Option(help="jsonl, OpenAI chat format, or fields id, task, prompt, images; or a folder of images.")
-    ],
     target: Annotated[str, typer.Option(help="Checkpoint folder or hub id of the target.")],
     out: Annotated[Path, typer.Option(help="Folder of answer shards; an existing one is continued.")],
     generation: GenerationOptions,
+    own: SelfPromptOptions,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="jsonl, OpenAI chat format, or fields id, task, prompt, images; or a folder of images."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="With --self-prompts: pictures that they are about.")] = None,
     template: Annotated[
         list[str],
         typer.Option(help="With a folder of images: what each is asked; {name} is the file's name; may be repeated."),
@@ -32,14 +37,21 @@ def run(
 ) -> None:
     skipped: Counter = Counter()
     with one_sentence_errors():
-        asked = _prompts(prompts, template, skipped)
-        generate_answers(asked, target, out, generation, skipped, features)
+        if prompts is None and not own.self_prompts:
+            raise SpecFlashError("Give prompts with --prompts, or let the target write them with --self-prompts N.")
+        if images is not None and not own.self_prompts:
+            raise SpecFlashError("--images goes with --self-prompts N: say how many questions the target is to write.")
+        asked = [] if prompts is None else _prompts(prompts, template, skipped)
+        pictures = [] if images is None else images_below(images.resolve())
+        if images is not None and not pictures:
+            raise SpecFlashError(f"There are no images below {images}: name a folder that has some.")
+        generate_answers(asked, target, out, generation, skipped, features, own, pictures)
     print_skipped(skipped)
     folder = AnswerFolder(out)
     out.mkdir(parents=True, exist_ok=True)
     write_provenance(
-        out / "provenance.json", target=target, prompts=str(prompts), asked=len(asked), answers=len(folder.ids()),
-        data_sha256=folder.digest(), skipped=dict(skipped),
+        out / "provenance.json", target=target, prompts=str(prompts or ""), asked=len(asked) + own.self_prompts,
+        answers=len(folder.ids()), data_sha256=folder.digest(), skipped=dict(skipped),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.answers import Answer
 from vllm_specflash.train.dataset import AnswerSet, greedy_held_out
 from vllm_specflash.train.evaluate import evaluate_draft
+from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.train.shape import read_draft
 from vllm_specflash.train.simulate import Acceptance
@@ -32,6 +33,9 @@ def run(
         float, typer.Option(help="Share of the answers that training held out; 1: all answers, where none was trained on.")
     ] = 0.05,
     max_length: Annotated[int, typer.Option(help="Longest prompt and answer together, in tokens.")] = 4096,
+    features: Annotated[
+        Path | None, typer.Option(help="Where `specflash data --features` kept the target's; computed anew without.")
+    ] = None,
     measured: Annotated[bool, typer.Option(help="Also serve the same prompts with vLLM, and compare.")] = False,
     dtype: Annotated[str, typer.Option(help="vLLM's dtype where it serves.")] = "bfloat16",
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
@@ -42,13 +46,15 @@ def run(
     with one_sentence_errors():
         model = Target(target).to(device)
         network = read_draft(draft, model).to(device)
+        model.layers = network.config.target_layers or []
         answers = greedy_held_out(model, data, held_out_share, max_length, skipped)[:limit]
     config = network.config
     if chain_length is not None and rounds is None:
         rounds = -(-chain_length // config.semi_ar_width)
     rounds = rounds or config.num_rounds
     chain_length = min(chain_length or rounds * config.semi_ar_width, rounds * config.semi_ar_width)
-    usable = AnswerSet(answers, model, max_length, skipped, None)
+    cache = None if features is None else FeatureCache(features, model.feature_size, model.features_name)
+    usable = AnswerSet(answers, model, max_length, skipped, cache)
     shape = f"trees of {tree_nodes}" if tree_nodes else f"chains of {chain_length}"
     simulated = evaluate_draft(network, model, usable, rounds, chain_length, tree_nodes)
     print_skipped(skipped)
@@ -86,4 +92,8 @@ def _serve(target: str, drafts: dict, answers: list[Answer], max_model_len: int,
 
 
 def _figures(results: dict[str, Acceptance]) -> dict:
-    return {task: {"tau": r.tau, "forwards": r.steps, "accepted_at": r.per_position} for task, r in results.items()}
+    return {
+        task: {"tau": r.tau, "forwards": r.steps, "accepted_at": r.per_position}
+        | ({"calibration_error": r.calibration_error} if r.decided.any() else {})
+        for task, r in results.items()
+    }

@@ -21,13 +21,14 @@ def print_skipped(skipped: Counter) -> None:
 
 
 def print_acceptance(results: dict[str, Acceptance], title: str) -> None:
-    """Tau and acceptance per position of each task."""
+    """Tau and acceptance per position of each task, and where chances are known how far they are off."""
     table = Table(title=title)
-    for column in ("task", "forwards", "tau", "accepted at position 1, 2, ..."):
+    for column in ("task", "forwards", "tau", "accepted at position 1, 2, ...", "calibration error"):
         table.add_column(column)
     for task, result in sorted(results.items()):
         positions = " ".join(f"{share:.2f}" for share in result.per_position)
-        table.add_row(task, str(result.steps), f"{result.tau:.3f}", positions)
+        error = f"{result.calibration_error:.3f}" if result.decided.any() else "-"
+        table.add_row(task, str(result.steps), f"{result.tau:.3f}", positions, error)
     Console().print(table)
 
 

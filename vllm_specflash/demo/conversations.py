@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vllm_specflash.demo import clip_language, scene_language
+from vllm_specflash.demo import clip_language, scene_language, sheet_language
 from vllm_specflash.demo.canvas import COLOURS, GRID
 from vllm_specflash.demo.clips import sample_clip
 from vllm_specflash.demo.scenes import sample_scene
+from vllm_specflash.demo.sheets import sample_sheet
 from vllm_specflash.demo.split import sample_in
 
 IMAGE_TOKENS = GRID * GRID
@@ -37,15 +38,20 @@ class Example:
 
 
 def example(kind: str, rng: np.random.Generator, tokenizer, split: str = "target", frames: int = 0) -> Example:
-    """A "scene" with a description in detail, a caption and three questions, or a "clip" with one more caption and
-    three more questions, as its long visual prefix is worth many turns."""
-    if kind == "scene":
-        drawn, language, captions, questions = sample_in(split, sample_scene, rng), scene_language, 1, 3
+    """A "scene" with a description in detail, a caption and three questions; a "clip" with one more caption and three
+    more questions, as its long visual prefix is worth many turns; or a "sheet" of `frames` pages that is read out twice."""
+    if kind == "sheet":
+        drawn = sample_in(split, lambda r: sample_sheet(r, (frames,)), rng)
+        asked = [sheet_language.reading(drawn, rng) for _ in range(2)]
+        asked += [sheet_language.question(drawn, rng) for _ in range(2)]
     else:
-        drawn, language = sample_in(split, lambda r: sample_clip(r, (frames,)), rng), clip_language
-        captions, questions = 2, 6
-    asked = [language.detailed(drawn, rng), *(language.caption(drawn, rng) for _ in range(captions))]
-    asked += [language.question(drawn, rng) for _ in range(questions)]
+        if kind == "scene":
+            drawn, language, captions, questions = sample_in(split, sample_scene, rng), scene_language, 1, 3
+        else:
+            drawn, language = sample_in(split, lambda r: sample_clip(r, (frames,)), rng), clip_language
+            captions, questions = 2, 6
+        asked = [language.detailed(drawn, rng), *(language.caption(drawn, rng) for _ in range(captions))]
+        asked += [language.question(drawn, rng) for _ in range(questions)]
     pictures, labels, places = drawn.labelled()
 
     def encode(text):
@@ -90,12 +96,19 @@ def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
     }
 
 
-def batch(step: int, tokenizer, seed: int = 7, scenes_per_batch: int = 4) -> dict[str, torch.Tensor]:
+def batch(step: int, tokenizer, seed: int = 7, scenes_per_batch: int = 4, sheets: float = 0.0) -> dict[str, torch.Tensor]:
     """Batch number `step`, deterministic in (seed, step): scenes, or clips of one number of frames.
 
-    Single pictures come first: motion can be learned only once places are.
+    Single pictures come first: motion can be learned only once places are. A share of `sheets` is sheets of one number of
+    pages, for a target that knows scenes and clips already; the others are then scenes and clips by halves.
     """
     rng = np.random.default_rng([seed, step])
+    if sheets:
+        if rng.random() < sheets:
+            # Few pages first: rows and columns are the same on all of them.
+            pages = int(rng.choice((1, 1, 2) if step < 60 else (1, 2, 3, 4)))
+            return collate([example("sheet", rng, tokenizer, frames=pages) for _ in range(max(1, 4 // pages))])
+        step = 350
     share = 0.3 if step < 350 else 0.5 if step < 760 else 0.75
     if rng.random() < share:
         frames = int(rng.choice(CLIP_FRAMES))

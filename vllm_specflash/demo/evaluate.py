@@ -2,8 +2,9 @@
 
 200 scenes, each with one of the caption or description requests: how many of the objects shown are named, and how
 many of the named ones are put where they are. 200 clips of 4 to 8 frames: how many answers have the right objects and all
-their directions. Contents are disjoint from everything trained on (see split.py). Runs the assembled checkpoint
-through its own processor, in transformers or with `--engine vllm`.
+their directions. 200 sheets of 2 to 4 pages: how many of their items are the right name at the right turn. Contents are
+disjoint from everything trained on (see split.py). Runs the assembled checkpoint through its own processor, in transformers
+or with `--engine vllm`.
 """
 
 import argparse
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vllm_specflash.demo import clip_language, scene_language
+from vllm_specflash.demo import clip_language, scene_language, sheet_language
 from vllm_specflash.demo.assemble import demo_target
 from vllm_specflash.demo.clips import Clip, sample_clip
 from vllm_specflash.demo.pictograms import NAMES
 from vllm_specflash.demo.scenes import Scene, sample_scene
+from vllm_specflash.demo.sheets import Sheet, sample_sheet
 from vllm_specflash.demo.split import sample_in
 from vllm_specflash.demo.words import PLACES
 
@@ -39,6 +41,8 @@ CLIP_REQUESTS = (
     "Tell the clip as a little story.",
     "Report carefully what you watched.",
 )
+SHEET_REQUESTS = tuple(sheet_language.READINGS)
+MAX_ANSWER = 256
 # "center" last: it is a word inside "top center" and "bottom center".
 _PLACE = re.compile("|".join(sorted(PLACES, key=len, reverse=True)))
 _NAME = re.compile(rf"\b({'|'.join(NAMES)})\b")
@@ -100,8 +104,16 @@ def heldout_clips(count: int = 64) -> Iterator[tuple[Clip, str]]:
         yield sample_in("heldout", sample_clip, rng), CLIP_REQUESTS[i % len(CLIP_REQUESTS)]
 
 
-def reference(shown: Scene | Clip, request: str) -> str:
+def heldout_sheets(count: int = 200) -> Iterator[tuple[Sheet, str]]:
+    rng = np.random.default_rng(27)
+    for i in range(count):
+        yield sample_in("heldout", sample_sheet, rng), SHEET_REQUESTS[i % len(SHEET_REQUESTS)]
+
+
+def reference(shown: Scene | Clip | Sheet, request: str) -> str:
     """What a perfect target answers."""
+    if isinstance(shown, Sheet):
+        return sheet_language.READINGS[request](shown)
     language = scene_language if isinstance(shown, Scene) else clip_language
     return {**language.CAPTIONS, **language.DETAILED}[request](shown)
 
@@ -110,7 +122,7 @@ def chat(request: str, pictures: int) -> list[dict]:
     return [{"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": request}]}]
 
 
-def answer_with_transformers(folder: Path, asked: list[tuple[Scene | Clip, str]], batch: int = 8) -> Iterator[str]:
+def answer_with_transformers(folder: Path, asked: list[tuple[Scene | Clip | Sheet, str]], batch: int = 8) -> Iterator[str]:
     import torch
     from PIL import Image
     from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -126,11 +138,11 @@ def answer_with_transformers(folder: Path, asked: list[tuple[Scene | Clip, str]]
             images.append(frames)
         inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(torch.bfloat16)
         with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=200, do_sample=False)
+            output = model.generate(**inputs, max_new_tokens=MAX_ANSWER, do_sample=False)
         yield from processor.batch_decode(output[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
 
 
-def answer_with_vllm(folder: Path, asked: list[tuple[Scene | Clip, str]]) -> Iterator[str]:
+def answer_with_vllm(folder: Path, asked: list[tuple[Scene | Clip | Sheet, str]]) -> Iterator[str]:
     from PIL import Image
     from vllm import LLM, SamplingParams
 
@@ -139,7 +151,7 @@ def answer_with_vllm(folder: Path, asked: list[tuple[Scene | Clip, str]]) -> Ite
     for shown, request in asked:
         content = [{"type": "image_pil", "image_pil": Image.fromarray(picture)} for picture in shown.pictures()]
         conversations.append([{"role": "user", "content": [*content, {"type": "text", "text": request}]}])
-    for output in llm.chat(conversations, SamplingParams(temperature=0, max_tokens=200)):
+    for output in llm.chat(conversations, SamplingParams(temperature=0, max_tokens=MAX_ANSWER)):
         yield output.outputs[0].text
 
 
@@ -149,11 +161,12 @@ def main():
     parser.add_argument("--model", type=Path, help="folder of the assembled checkpoint; default: assemble the shipped one")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--sheets", type=int, default=200)
     parser.add_argument("--show", action="store_true", help="print each answer that is not right")
     arguments = parser.parse_args()
-    asked = [*heldout_scenes(arguments.scenes), *heldout_clips(arguments.clips)]
+    asked = [*heldout_scenes(arguments.scenes), *heldout_clips(arguments.clips), *heldout_sheets(arguments.sheets)]
     answer = {"transformers": answer_with_transformers, "vllm": answer_with_vllm}[arguments.engine]
-    objects = named = placed = clips = right = exact = 0
+    objects = named = placed = clips = right = items = read = exact = 0
     wrong: Counter[str] = Counter()
     for (shown, request), text in zip(asked, answer(arguments.model or demo_target(), asked)):
         perfect = text.strip() == reference(shown, request)
@@ -162,6 +175,10 @@ def main():
             scores = score_scene(shown, text)
             objects, named, placed = objects + scores[0], named + scores[1], placed + scores[2]
             wrong[request] += scores[0] - scores[2]
+        elif isinstance(shown, Sheet):
+            asked_for, heard = sheet_language.score(shown, request, text)
+            items, read = items + asked_for, read + heard
+            wrong[request] += asked_for - heard
         else:
             success = score_clip(shown, text)
             clips, right = clips + 1, right + success
@@ -173,9 +190,11 @@ def main():
         print(f"scenes: {placed} of {named} named objects placed right, {placed / max(named, 1):.1%} (bar 85%)")
     if clips:
         print(f"clips: {right} of {clips} with the right objects and directions, {right / clips:.1%} (bar 75%)")
+    if items:
+        print(f"sheets: {read} of {items} items right, {read / items:.1%} (bar 85%)")
     print(f"answers equal to the reference: {exact} of {len(asked)}")
     for request, count in wrong.most_common():
-        print(f"  {count:3d} objects or clips wrong: {request}")
+        print(f"  {count:3d} objects, clips or items wrong: {request}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Held-out pictures and clips as files: `python -m vllm_specflash.demo.export_examples examples/data`.
+"""Held-out pictures, clips and sheets as files: `python -m vllm_specflash.demo.export_examples examples/data`.
 
-Writes pictures/*.png and pictures.jsonl, one JSON object a line: `id`, `task` ("scenes" or "clips"), `images` (paths relative to
-the folder, frames in order), `prompt` and `reference` (what a perfect target would answer, at least 64 tokens).
+Writes pictures/*.png and pictures.jsonl, one JSON object a line: `id`, `task` ("scenes", "clips" or "sheets"), `images` (paths
+relative to the folder, frames or pages in order), `prompt` and `reference` (what a perfect target would answer, at least 64 tokens).
 """
 
 import argparse
@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vllm_specflash.demo import clip_language, scene_language
+from vllm_specflash.demo import clip_language, scene_language, sheet_language
 from vllm_specflash.demo.clips import sample_clip
 from vllm_specflash.demo.scenes import sample_scene
+from vllm_specflash.demo.sheets import sample_sheet
 from vllm_specflash.demo.smollm2 import load_tokenizer
 from vllm_specflash.demo.split import sample_in
 
-SCENES, CLIPS, MIN_TOKENS = 24, 8, 64
+SCENES, CLIPS, SHEETS, MIN_TOKENS = 24, 8, 8, 64
 
 
 def main():
@@ -31,6 +32,7 @@ def main():
     for task, count, requests, sample in (
         ("scenes", SCENES, scene_language.DETAILED, sample_scene),
         ("clips", CLIPS, clip_language.DETAILED, lambda r: sample_clip(r, (8,))),
+        ("sheets", SHEETS, sheet_language.READINGS, lambda r: sample_sheet(r, (3,))),
     ):
         for i in range(count):
             request, answer = list(requests.items())[i % len(requests)]
@@ -40,7 +42,7 @@ def main():
             name = f"{task.removesuffix('s')}-{i:02d}"
             images = []
             for frame, picture in enumerate(drawn.pictures()):
-                images.append(f"pictures/{name}-{frame}.png" if task == "clips" else f"pictures/{name}.png")
+                images.append(f"pictures/{name}.png" if task == "scenes" else f"pictures/{name}-{frame}.png")
                 Image.fromarray(picture).save(folder / images[-1], optimize=True)
             lines.append({"id": name, "task": task, "images": images, "prompt": request, "reference": answer(drawn)})
     (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

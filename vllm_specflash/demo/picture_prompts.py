@@ -37,8 +37,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clips", type=float, default=0.3, help="share of prompts about clips")
     parser.add_argument("--detailed", type=float, default=0.75, help="share of prompts that ask for a long answer")
+    parser.add_argument("--sheets", type=float, default=0.0, help="share of prompts that ask to read a sheet out")
     options = parser.parse_args()
-    print(write_prompts(options.out, options.count, options.seed, clips=options.clips, detailed=options.detailed))
+    shares = {"clips": options.clips, "detailed": options.detailed, "sheets": options.sheets}
+    print(write_prompts(options.out, options.count, options.seed, **shares))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
     python -m vllm_specflash.demo.train_lora WORK_FOLDER --steps 1390
 
 Reads WORK_FOLDER/tower.safetensors and projector.safetensors (the warmed-up one); resumes from WORK_FOLDER/lora.pt, written
-every 25 steps; leaves lora.safetensors and projector.safetensors in WORK_FOLDER/final/ after every checkpoint.
+every 25 steps; leaves lora.safetensors and projector.safetensors in WORK_FOLDER/final/ after every checkpoint. With a
+lora.safetensors beside them (a shipped one) training goes on from that, and with `--sheets` it teaches reading sheets out:
+
+    python -m vllm_specflash.demo.train_lora WORK_FOLDER --steps 500 --sheets 0.7 --peak 0.6
 """
 
 import argparse
@@ -65,6 +68,8 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=1390)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sheets", type=float, default=0.0, help="share of batches that are sheets to be read out")
+    parser.add_argument("--peak", type=float, default=1.0, help="fraction of the usual learning rates")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -88,11 +93,14 @@ def main():
         optimizer.load_state_dict(state["optimizer"])
     else:
         projector.load_state_dict(load_file(folder / "projector.safetensors"))
+        if (folder / "lora.safetensors").exists():
+            for name, value in load_file(folder / "lora.safetensors").items():
+                lora[name].data.copy_(value)
     began, tokens = time.time(), 0
     for step in range(start, arguments.steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * schedule(step, arguments.steps)
-        data = batch(step, tokenizer)
+            group["lr"] = group["peak"] * arguments.peak * schedule(step, arguments.steps)
+        data = batch(step, tokenizer, sheets=arguments.sheets)
         loss, accuracy = answer_loss(model, visual_embeddings(tower, projector, data["pictures"]), data)
         loss.backward()
         for group in optimizer.param_groups:

@@ -5,17 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vllm_specflash.draft.config import SpecFlashConfig
+from vllm_specflash.triton_kernels.rope_store import frequencies, rotated
 
 
 def rotate(heads: Tensor, positions: Tensor, theta: float) -> Tensor:
     """Rotary embedding in the half-split layout of Llama: heads [..., S, n, Dh], positions [..., S], same dtype out."""
-    head_dim = heads.shape[-1]
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=heads.device) / -head_dim
-    angles = positions[..., None, None] * theta**exponents
-    # The angles stay float32: bfloat16 cannot tell neighbouring positions apart beyond 256.
-    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return rotated(heads, positions, frequencies(heads.shape[-1], theta, heads.device))
 
 
 class DraftAttention(nn.Module):
@@ -47,11 +42,14 @@ class DraftAttention(nn.Module):
         self.o_proj = _linear(o.weight[:, queries], o.bias if rank == 0 else None)
         self.num_heads, self.num_kv_heads = heads, kv_heads
 
+    def heads(self, x: Tensor) -> Tensor:
+        """x [..., D] -> queries, keys and values [..., H + 2 Hkv, Dh], none of them rotated yet."""
+        return self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
+
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [..., D], draft positions [...] -> q [..., H, Dh], k and v [..., Hkv, Dh]; q and k are rotated."""
-        heads = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
-        rotated, v = heads.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=-2)
-        q, k = rotate(rotated, positions, self.rope_theta).split((self.num_heads, self.num_kv_heads), dim=-2)
+        turning, v = self.heads(x).split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=-2)
+        q, k = rotate(turning, positions, self.rope_theta).split((self.num_heads, self.num_kv_heads), dim=-2)
         return q, k, v
 
     def output(self, attended: Tensor) -> Tensor:

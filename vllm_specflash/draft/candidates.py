@@ -3,8 +3,10 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from vllm_specflash.triton_kernels.pair_chances import pair_chances
 
 # Candidates a position offers unless told otherwise: more of them change the acceptance of a chain or tree by nothing.
 CANDIDATES = 32
@@ -31,32 +33,37 @@ class Candidates(NamedTuple):
             chosen.append(self.following[rows, position, chosen[-1]].argmax(-1))
         return torch.stack(chosen, 1)
 
+    def greedy_chances(self) -> Tensor:
+        """[Q, L] float32, chance of each token of that path after the one before it."""
+        chosen = self.greedy()
+        rows = torch.arange(len(chosen), device=chosen.device)[:, None]
+        positions = torch.arange(chosen.shape[1] - 1, device=chosen.device)
+        following = self.following[rows, positions, chosen[:, :-1], chosen[:, 1:]]
+        return torch.cat((self.first.gather(1, chosen[:, :1]), following), 1)
+
     def chain(self) -> Tensor:
         """Target token ids [Q, L] of that path."""
         return self.tokens.gather(2, self.greedy().unsqueeze(2)).squeeze(2)
 
 
-def candidates_of(draft, logits: Tensor, width: int) -> Candidates:
+def candidates_of(draft, states: Tensor, lm_head: Tensor, width: int) -> Candidates:
     """Candidates of one round: what K predicted states say, each position corrected for the one before it.
 
     The transition moves the candidates' chances among each other; what lies outside them keeps its own.
 
     Args:
         draft: the SpecFlashDraft that the states are of.
-        logits: [Q, K, V_d].
+        states: h^ [Q, K, D].
+        lm_head: [V_d, D].
         width: C, at most V_d.
     """
+    logits = F.linear(states, lm_head)
     chance, index = logits.softmax(-1, dtype=torch.float32).topk(min(width, logits.shape[-1]))
     tokens = draft.to_target_ids(index)
-    chance = chance.nan_to_num(0.0)
-    following = chance[:, 1:, None, :]
     if draft.config.transition_rank and logits.shape[1] > 1:
-        weight = following * draft.transition(index[:, :-1], index[:, 1:]).float().exp()
-        outside = 1 - following.sum(-1, keepdim=True)
-        following = (weight / (weight.sum(-1, keepdim=True) + outside)).nan_to_num(0.0)
-    else:
-        following = following.expand(-1, -1, chance.shape[-1], -1)
-    return Candidates(tokens, chance[:, 0], following)
+        return Candidates(tokens, *pair_chances(chance, draft.transition(index[:, :-1], index[:, 1:], states)))
+    chance = chance.nan_to_num(0.0)
+    return Candidates(tokens, chance[:, 0], chance[:, 1:, None, :].expand(-1, -1, chance.shape[-1], -1))
 
 
 def joined(rounds: list[Candidates]) -> Candidates:

@@ -3,12 +3,15 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from vllm_specflash.draft.compressor import FEATURES, FORMS
+
 VARIANTS = ("residual", "plain")
 # Shape fields that must be at least one, and those that may also be zero.
 POSITIVE = (
     "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "semi_ar_width", "num_rounds",
-    "num_latents", "head_expansion", "target_vocab_size",
+    "latent_positions", "latent_heads", "head_expansion", "target_vocab_size",
 )  # fmt: skip
+NOT_NEGATIVE = ("num_latents", "transition_rank")
 
 
 @strict
@@ -24,10 +27,18 @@ class SpecFlashConfig(PreTrainedConfig):
         rms_norm_eps: epsilon of the residual variant's two norms.
         semi_ar_width: K, tokens per draft forward.
         num_rounds: R, draft forwards per step unless the engine is told otherwise.
-        num_latents: M, rows that an image's hidden states are pooled into.
+        num_latents: M, rows that an image's hidden states are pooled into; 0 hides pictures from the draft.
+        compressor: "paper" (M content queries over the last hidden states) or "placed" (queries that know places too, over
+            normalised features, and a projection).
+        visual_features: what "placed" pools: "states" (the target's last), "embeddings" (the projector's) or "both".
+        latent_positions: P, bins along a span in which "placed" says where a position lies; best the span's usual length.
+        latent_heads: queries per latent of "placed".
         head_expansion: width of the semi-AR head's hidden layer, in units of D.
         draft_vocab_size: tokens the draft can propose, listed in the checkpoint's `d2t`; None for all of them.
         transition_rank: rank of the term that corrects position i for the token guessed at i - 1; 0 for none.
+        selector_width: hidden units of the part of that term that sees the predicted states too; 0: it knows tokens alone.
+        target_layers: layers of the target whose inputs the draft sees beside its final hidden state, as vLLM and transformers
+            number them (0: the embedding); None for the final hidden state alone.
         attention_bias: whether the attention's projections have biases (converted checkpoints of the authors do).
         variant: "residual" (residual connections and RMSNorm) or "plain" (neither: the authors' published layer).
         target_name: the target this draft was trained for, as its config names it.
@@ -48,9 +59,15 @@ class SpecFlashConfig(PreTrainedConfig):
     semi_ar_width: int = 5
     num_rounds: int = 1
     num_latents: int = 16
+    compressor: str = "paper"
+    visual_features: str = "states"
+    latent_positions: int = 64
+    latent_heads: int = 1
     head_expansion: int = 4
     draft_vocab_size: int | None = None
     transition_rank: int = 0
+    selector_width: int = 0
+    target_layers: list[int] | None = None
     attention_bias: bool = False
     variant: str = "residual"
     target_name: str = ""
@@ -62,8 +79,14 @@ class SpecFlashConfig(PreTrainedConfig):
         for field in POSITIVE:
             if getattr(self, field) < 1:
                 raise ValueError(f"A SpecFLASH draft's {field} must be at least 1, not {getattr(self, field)}.")
-        if self.variant not in VARIANTS:
-            raise ValueError(f"A SpecFLASH draft's variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}.")
+        for field in NOT_NEGATIVE:
+            if getattr(self, field) < 0:
+                raise ValueError(f"A SpecFLASH draft's {field} must not be negative, not {getattr(self, field)}.")
+        for field, known in (("variant", VARIANTS), ("compressor", FORMS), ("visual_features", FEATURES)):
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"A SpecFLASH draft's {field} must be one of {', '.join(known)}, not {getattr(self, field)!r}."
+                )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"A SpecFLASH draft's num_attention_heads ({self.num_attention_heads}) must be a multiple of its "
@@ -71,14 +94,22 @@ class SpecFlashConfig(PreTrainedConfig):
             )
         if self.head_dim % 2:
             raise ValueError(f"A SpecFLASH draft's head_dim must be even for rotary positions, not {self.head_dim}.")
-        if self.transition_rank < 0:
-            raise ValueError(f"A SpecFLASH draft's transition_rank must not be negative, not {self.transition_rank}.")
+        if self.selector_width < 0 or self.selector_width and not self.transition_rank:
+            raise ValueError(
+                f"A SpecFLASH draft's selector_width must not be negative, and needs a transition_rank: it is "
+                f"{self.selector_width} with a transition_rank of {self.transition_rank}."
+            )
         if self.draft_vocab_size is not None and not 1 <= self.draft_vocab_size <= self.target_vocab_size:
             raise ValueError(
                 f"A SpecFLASH draft's draft_vocab_size must lie between 1 and target_vocab_size "
                 f"({self.target_vocab_size}), not {self.draft_vocab_size}."
             )
         super().__post_init__(**kwargs)
+
+    @property
+    def feature_size(self) -> int:
+        """Width of what the target tells the draft of a position: its final hidden state, then those of `target_layers`."""
+        return self.hidden_size * (1 + len(self.target_layers or ()))
 
     @property
     def num_draft_tokens(self) -> int:

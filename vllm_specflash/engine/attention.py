@@ -12,21 +12,11 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
-from vllm.model_executor.layers.attention import Attention
 
 from vllm_specflash.engine.paths import PathSequences, spare_blocks_needed
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.tree.step import StepTrees
 from vllm_specflash.triton_kernels.tree_accept import Acceptance
-
-
-def attention_layers(vllm_config) -> list[Attention]:
-    """All attention layers of an engine, the draft's included, once its model is loaded."""
-    return [
-        layer
-        for layer in vllm_config.compilation_config.static_forward_context.values()
-        if isinstance(layer, Attention)
-    ]
 
 
 @dataclass

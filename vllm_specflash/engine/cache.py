@@ -7,7 +7,11 @@ from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.attention import Attention
 
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft.attention import DraftAttention
+
+# KV cache layouts, by vLLM's names, in which a layer's blocks lie one after the other: what the draft's pages are views of.
+KV_CACHE_LAYOUTS = ("LBNHC", "LBHNC", "NHD", "HND")
 
 
 class DraftCache:
@@ -15,11 +19,16 @@ class DraftCache:
 
     vLLM never calls the layer: nobody but us reads its pages, so a page may be laid out as the draft likes. Where
     vLLM's layout keeps a block's keys and values together, a page is [block_size, 2, Hkv, Dh], with Hkv this rank's.
+
+    A row is made of the token after its position too, so that of a block's last position holds the token that the block's first
+    reader had next. A request that shares the block and goes on otherwise sees one row that is not its own: its chances differ
+    a little, its answer never does.
     """
 
     def __init__(self, vllm_config: VllmConfig, draft: DraftAttention):
         layers = vllm_config.model_config.get_total_num_hidden_layers()
         self.layer_name = f"specflash.layers.{layers}.attn"
+        self._cache_config = vllm_config.cache_config
         self.num_kv_heads, self.head_dim = draft.num_kv_heads, draft.head_dim
         self.layer = Attention(
             num_heads=draft.num_heads,
@@ -49,6 +58,25 @@ class DraftCache:
     def block_size(self) -> int:
         """Slots per entry of the block table."""
         return self._views[2]
+
+    def rebind(self) -> None:
+        """vLLM has bound another cache: what was derived from the last one is void.
+
+        Raises:
+            SpecFlashError: its layout is none that the draft's pages can be views of.
+        """
+        self.__dict__.pop("_views", None)
+        layout = getattr(self._cache_config, "kv_cache_layout", None)
+        if layout is not None and layout not in KV_CACHE_LAYOUTS:
+            raise SpecFlashError(
+                f"SpecFLASH does not support the KV cache layout {layout}: set VLLM_KV_CACHE_LAYOUT to one of "
+                f"{', '.join(KV_CACHE_LAYOUTS)}."
+            )
+
+    def slots(self, block_table: Tensor, requests: Tensor, positions: Tensor) -> Tensor:
+        """Slots of target positions [...] of requests [...], by the batch's block table [R, max_blocks]."""
+        size = self.block_size
+        return block_table[requests, positions // size].long() * size + positions % size
 
     def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values [T, Hkv, Dh] at slots [T] int64."""

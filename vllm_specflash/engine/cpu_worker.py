@@ -8,7 +8,6 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm_specflash import compat
 from vllm_specflash.compat import CPU_NAMES, CPU_TREE_NAMES, ENGINE_NAMES, TREE_NAMES
 from vllm_specflash.engine.runner import SpecFlashRunnerMixin
-from vllm_specflash.engine.speculative_config import runs_trees
 from vllm_specflash.engine.worker import SpecFlashWorkerMixin, replaced, require_engine_names
 
 
@@ -19,7 +18,7 @@ class SpecFlashCPUModelRunner(SpecFlashRunnerMixin, CPUModelRunner):
 class SpecFlashCPUWorker(SpecFlashWorkerMixin, cpu_worker.CPUWorker):
     def init_device(self) -> None:
         require_engine_names(ENGINE_NAMES + CPU_NAMES)
-        asked = runs_trees(self.vllm_config.speculative_config.specflash.tree)
+        asked = self.vllm_config.speculative_config.trees
         self.runs_trees = asked and compat.problem(TREE_NAMES + CPU_TREE_NAMES) is None
         with replaced(cpu_worker, "CPUModelRunner", SpecFlashCPUModelRunner):
             super().init_device()

@@ -5,9 +5,15 @@ the compressor. It is dropped when the request restarts (its next chunk does not
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from vllm_specflash.draft.compressor import LatentCompressor
+from vllm_specflash.engine.spans import Spans
+from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.triton_kernels.latent_compress import CompressState, latent_compress
 
 
@@ -16,18 +22,46 @@ class SpanChunk:
     """The rows of one span that this step computed.
 
     Attributes:
-        request, span: whose, and which of its spans.
+        req_id, request: whose, and its index in the batch.
+        span: which of its spans.
         first, stop: target positions, stop exclusive.
         row: row of `first` in the step's hidden states.
-        end: target position at which the whole span ends.
+        start, end: target positions at which the whole span begins and ends.
+        count: latents that the span is pooled into.
     """
 
-    request: str
+    req_id: str
+    request: int
     span: int
     first: int
     stop: int
     row: int
+    start: int
     end: int
+    count: int
+
+
+def chunks_of(spans: Spans, req_id: str, request: int, first: int, stop: int, row: int) -> list[SpanChunk]:
+    """What of a request's spans lies in the positions first to stop, computed in the rows from `row` on."""
+    chunks = []
+    for k in np.flatnonzero((spans.start < stop) & (spans.end > first)).tolist():
+        start, end, count = int(spans.start[k]), int(spans.end[k]), int(spans.latents[k])
+        begin = max(first, start)
+        chunks.append(SpanChunk(req_id, request, k, begin, min(stop, end), row + begin - first, start, end, count))
+    return chunks
+
+
+class Latents(NamedTuple):
+    """Latents of the spans that ended in a step."""
+
+    requests: np.ndarray
+    """[L] index in the batch."""
+    positions: np.ndarray
+    """[L] target positions that they are kept at."""
+    rows: Tensor
+    """[L, D], the hidden states' dtype."""
+    visual_tokens: int
+    """That they were pooled from."""
 
 
 @dataclass
@@ -41,45 +75,61 @@ class SpanPooler:
     """Resumable pooling, keyed by request and span.
 
     Args:
-        queries: A, [M, D].
+        compressor: the draft's.
     """
 
-    def __init__(self, queries: torch.Tensor):
-        self.queries = queries
+    def __init__(self, compressor: LatentCompressor):
+        self.compressor = compressor
         self._partial: dict[tuple[str, int], _Partial] = {}
 
-    def pool(self, chunks: list[SpanChunk], hidden_states: torch.Tensor) -> list[tuple[SpanChunk, int, torch.Tensor]]:
-        """Take in this step's chunks of spans.
+    def latents(self, chunks: list[SpanChunk], hidden_states: Tensor) -> Latents:
+        """Take in a step's chunks of spans; hidden_states [T, D] are the target's, of the step."""
+        empty = np.empty(0, dtype=np.int64)
+        requests, positions, visual_tokens = [empty], [empty], 0
+        rows = [hidden_states.new_empty(0, hidden_states.shape[1])]
+        for chunk, began, latents in self.pool(chunks, hidden_states):
+            slots = np.arange(chunk.end - chunk.count, chunk.end)
+            # Latents in blocks that came from the prefix cache were pooled over the whole span: leave them be.
+            kept = slots >= began
+            requests.append(np.full(int(kept.sum()), chunk.request))
+            positions.append(slots[kept])
+            rows.append(latents.to(hidden_states.dtype)[chunk.count - int(kept.sum()) : chunk.count])
+            visual_tokens += chunk.end - began
+        return Latents(np.concatenate(requests), np.concatenate(positions), torch.cat(rows), visual_tokens)
 
-        Args:
-            hidden_states: [T, D], the target's, for the step.
+    def pool(self, chunks: list[SpanChunk], hidden_states: Tensor) -> list[tuple[SpanChunk, int, Tensor]]:
+        """The same, span by span.
 
         Returns:
             For every span that ended: its chunk, the position its pooling began at (later than the span's start when
-            the prefix cache held the first part), and its latents [M, D] in float32.
+            the prefix cache held the first part), and its latents [M, D].
         """
         finished = []
         for chunk in chunks:
-            key = (chunk.request, chunk.span)
+            if not chunk.count:
+                # A draft that pictures are hidden from.
+                continue
+            key = (chunk.req_id, chunk.span)
             partial = self._partial.pop(key, None)
             if partial is None or partial.next != chunk.first:
                 partial = _Partial(self._empty(), chunk.first, chunk.first)
             rows = hidden_states[chunk.row : chunk.row + chunk.stop - chunk.first]
-            bounds = torch.tensor([0, len(rows)], dtype=torch.int32, device=rows.device)
-            partial.state = latent_compress(self.queries, rows, bounds, partial.state)
+            rows = self.compressor.rows(rows, chunk.first - chunk.start, chunk.end - chunk.start)
+            bounds = to_device(np.array([0, len(rows)], dtype=np.int32), rows.device)
+            partial.state = latent_compress(self.compressor.queries, rows, bounds, partial.state)
             partial.next = chunk.stop
             if chunk.stop == chunk.end:
-                finished.append((chunk, partial.began, partial.state.finish()[0]))
+                finished.append((chunk, partial.began, self.compressor.latents(partial.state.finish()[0])))
             else:
                 self._partial[key] = partial
         return finished
 
-    def forget(self, request: str) -> None:
+    def forget(self, req_id: str) -> None:
         """Drop what is kept for a request that ended."""
         if self._partial:
-            for key in [key for key in self._partial if key[0] == request]:
+            for key in [key for key in self._partial if key[0] == req_id]:
                 del self._partial[key]
 
     def _empty(self) -> CompressState:
-        latents, size = self.queries.shape
-        return CompressState.empty(1, latents, size, self.queries.device)
+        queries = self.compressor.queries
+        return CompressState.empty(1, *queries.shape, queries.device)

@@ -8,15 +8,15 @@ from vllm.logger import init_logger
 
 from vllm_specflash.engine.attention import (
     Verification,
-    attention_layers,
     run_trees,
     tree_impl,
     tree_metadata_builder,
 )
+from vllm_specflash.engine.attention_layers import attention_layers
 from vllm_specflash.engine.metrics import WorkerMetrics
-from vllm_specflash.engine.node_slots import to_device
 from vllm_specflash.engine.spare import with_spare_blocks
 from vllm_specflash.engine.step import Step
+from vllm_specflash.engine.synthetic import conditional
 from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.engine.verify import NodeSampler
 from vllm_specflash.tree.cost import SIZES, StepCost
@@ -34,6 +34,9 @@ class SpecFlashRunnerMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.rejection_sampler = NodeSampler.replacing(self.rejection_sampler)
+        rates = self.speculative_config.specflash.synthetic_acceptance
+        if rates is not None:
+            self.rejection_sampler.synthetic = torch.tensor(conditional(rates))
         # Set by the worker where side paths of trees are verified in blocks of their own (engine/attention.py).
         self.num_spare_blocks = 0
         # Without it all drafts are chains.
@@ -45,9 +48,12 @@ class SpecFlashRunnerMixin:
         """vLLM's, with blocks of our own at the end that its scheduler never hears of."""
         spare = self.num_spare_blocks
         if not spare:
-            return super().initialize_kv_cache(kv_cache_config, *args, **kwargs)
+            super().initialize_kv_cache(kv_cache_config, *args, **kwargs)
+            self.drafter.cache.rebind()
+            return
         known = kv_cache_config.num_blocks
         super().initialize_kv_cache(with_spare_blocks(kv_cache_config, spare), *args, **kwargs)
+        self.drafter.cache.rebind()
         # The draft's own layer is written and read by the draft alone.
         layers = [
             layer
@@ -72,6 +78,7 @@ class SpecFlashRunnerMixin:
         """Drafts may be trees from here on."""
         self.verification = self.rejection_sampler.verification = self.drafter.verification = verification
         self.rejection_sampler.stats = self.drafter.stats
+        self.drafter.core.depth = self.drafter.depth
 
     def _prepare_inputs(self, scheduler_output, num_scheduled_tokens):
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
@@ -92,7 +99,7 @@ class SpecFlashRunnerMixin:
             back[trees.rows(rows)] = trees.index - trees.depth
             # M-RoPE's three rows as well: text counts alike in all of them.
             positions = self._get_positions(len(back))
-            positions -= to_device([back], positions.device)[0]
+            positions -= torch.from_numpy(back)
 
     def _sample(self, logits, spec_decode_metadata):
         self.rejection_sampler.acceptance = None
@@ -110,7 +117,8 @@ class SpecFlashRunnerMixin:
         acceptance = acceptance._replace(lengths=acceptance.lengths.cpu(), nodes=acceptance.nodes.cpu())
         self.rejection_sampler.acceptance = acceptance
         lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
-        self.drafter.calibration.observe(*self.verification.trees.decided(lengths, nodes))
+        if self.rejection_sampler.synthetic is None:
+            self.drafter.calibration.observe(*self.verification.trees.decided(lengths, nodes))
         in_place = np.arange(1, nodes.shape[1] + 1)
         self.drafter.stats.moved += int(((nodes >= 0) & (nodes != in_place)).any(1).sum())
 

@@ -11,7 +11,6 @@ seeded answer is the one that plain vLLM gives, however long the drafts were.
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 from vllm.v1.outputs import SamplerOutput
@@ -20,8 +19,8 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.rejection_sampler import RejectionSampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
-from vllm_specflash.engine.node_slots import to_device
 from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.synthetic import decide, depths
 from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.triton_kernels.tree_accept import Acceptance, tree_accept
 
@@ -33,17 +32,20 @@ class NodeSampler(RejectionSampler):
         verification: the trees of the step at hand; None where all drafts are chains.
         acceptance: what the last walk found.
         stats: told how long walks take.
+        synthetic: chances by depth where drafts are accepted by chance (engine/synthetic.py); None: as the target says.
     """
 
     verification: TreeVerification | None
     acceptance: Acceptance | None
     stats: DraftStats
+    synthetic: Tensor | None
 
     @classmethod
     def replacing(cls, sampler: RejectionSampler) -> "NodeSampler":
         """The same object, told to sample our way: its set-up differs between releases of vLLM."""
         sampler.__class__ = cls
-        sampler.acceptance, sampler.verification, sampler.stats = None, None, DraftStats()
+        sampler.acceptance, sampler.verification, sampler.stats, sampler.synthetic = None, None, DraftStats(), None
+        sampler.chance = Generator().manual_seed(0)
         return sampler
 
     def forward(
@@ -95,7 +97,7 @@ class NodeSampler(RejectionSampler):
         raw = logits[metadata.target_logits_indices].to(torch.float32)
         keep_raw = sampling.max_num_logprobs is not None and not self.is_processed_logprobs_mode
         processed = self.apply_logits_processors(raw.clone() if keep_raw else raw, sampling, metadata)
-        (repeats,) = to_device([np.array(metadata.num_draft_tokens)], logits.device)
+        repeats = torch.tensor(metadata.num_draft_tokens)
 
         def per_draft(values: Tensor | None) -> Tensor | None:
             return None if values is None else values.repeat_interleave(repeats, dim=0, output_size=len(raw))
@@ -127,10 +129,13 @@ class NodeSampler(RejectionSampler):
             index = torch.arange(len(sampled), device=sampled.device)
             parents = index - torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=len(sampled)) - 1
         else:
-            parents = to_device([trees.parents], sampled.device)[0]
+            parents = torch.from_numpy(trees.parents)
         tokens = torch.full_like(sampled, -1)
         # The row before a draft's is another node of its tree, so this fills every row but the roots'.
         tokens[metadata.target_logits_indices + 1] = metadata.draft_token_ids.long()
+        if self.synthetic is not None:
+            drawn = torch.rand(len(tokens), generator=self.chance)
+            tokens, sampled = decide(tokens, parents, sampled, bounds, depths(parents, bounds), drawn, self.synthetic)
         return tree_accept(tokens, parents, sampled, bounds, metadata.max_spec_len + 1)
 
 

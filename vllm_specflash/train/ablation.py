@@ -28,6 +28,19 @@ CHAIN = 8
 TRAINING_HELD_OUT = 8
 
 
+# Trees as large as the engine's default.
+TREE_NODES = 16
+# Of the target, told to the draft beside its last hidden state: EAGLE-3's choice for 30 layers.
+LAYERS = ("2,15,27",)
+LOSSES = {
+    "no-smooth-l1": {"smooth_l1": 0.0},
+    "total-variation": {"cross_entropy": 0.1, "total_variation": 0.9},
+    "acceptance": {"cross_entropy": 0.1, "acceptance": 0.9},
+    "greedier": {"target_temperature": 0.5},
+    "on-policy": {"on_policy": 1.0},
+}
+
+
 @dataclass(frozen=True)
 class Row:
     """One training of the table.
@@ -36,6 +49,7 @@ class Row:
         name: also its folder's.
         question: what the rows of a group answer together.
         changes: of DraftOptions, against the base.
+        loss: of LossOptions, against the base.
         compress: without, every visual position is a row of the draft's sequence, like text.
         dataset_answers: trained on the data set's answers in place of the target's own.
     """
@@ -43,6 +57,7 @@ class Row:
     name: str
     question: str
     changes: dict = field(default_factory=dict)
+    loss: dict = field(default_factory=dict)
     compress: bool = True
     dataset_answers: bool = False
 
@@ -57,6 +72,9 @@ def table_rows(base: DraftOptions) -> list[Row]:
         *(Row(f"variant-{v}", "layer", {"variant": v}) for v in ("plain", "residual")),
         *(Row(f"transition-{r}", "transition between positions", {"transition_rank": r}) for r in (0, 64)),
         *(Row(f"vocabulary-{v or 'full'}", "draft vocabulary", {"draft_vocab_size": v}) for v in (512, 2048, 8192, 0)),
+        *(Row(f"selector-{w}", "what follows a token, in the light of the states", {"selector_width": w}) for w in (0, 128)),
+        *(Row(f"layers-{text.replace(',', '-')}", "layers of the target", {"target_layers": text}) for text in LAYERS),
+        *(Row(f"loss-{name}", "losses", loss=changes) for name, changes in LOSSES.items()),
         Row("dataset-answers", "answers", dataset_answers=True),
     ]
     return [row for row in rows if not row.changes or any(getattr(base, name) != v for name, v in row.changes.items())]
@@ -83,41 +101,54 @@ def run_row(row: Row, ground: Ground) -> dict:
     folder = ground.out / row.name
     done = folder / "row.json"
     if not done.is_file():
+        features = _features(row, ground)
         recipe = replace(
-            ground.recipe, held_out_limit=TRAINING_HELD_OUT,
-            features=ground.dataset_features if row.dataset_answers else ground.features,
-        )  # fmt: skip
+            ground.recipe, held_out_limit=TRAINING_HELD_OUT, features=ground.dataset_features if row.dataset_answers else features
+        )
         data = ground.dataset_data if row.dataset_answers else ground.data
         began = time.monotonic()
         train_draft(
-            ground.target, data, folder, replace(ground.shape, **row.changes), ground.loss, recipe, compress=row.compress
-        )
-        found = {"row": asdict(row), "train_seconds": time.monotonic() - began, **judge(folder, ground, row.compress)}
+            ground.target, data, folder, replace(ground.shape, **row.changes), replace(ground.loss, **row.loss), recipe,
+            compress=row.compress,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        found = {"row": asdict(row), "train_seconds": seconds, **judge(folder, ground, features, row.compress)}
         scratch = done.with_suffix(".part")
         write_provenance(scratch, **found, recipe=asdict(recipe))
         os.replace(scratch, done)
     return json.loads(done.read_text(encoding="utf-8"))
 
 
-def judge(folder: Path, ground: Ground, compress: bool) -> dict:
+def _features(row: Row, ground: Ground) -> Path:
+    """Where the target's states over its own answers are kept: those of more layers beside those of the last."""
+    layers = row.changes.get("target_layers")
+    return ground.features.with_name(f"{ground.features.name}-{row.name}") if layers else ground.features
+
+
+def judge(folder: Path, ground: Ground, features: Path, compress: bool) -> dict:
     """A trained draft on the held-out answers that the target itself gave, whatever the draft was trained on."""
     target = Target(ground.target)
     draft = SpecFlashDraft.from_pretrained(folder, dtype=torch.float32)
+    target.layers = draft.config.target_layers or []
     width, recipe = draft.config.semi_ar_width, ground.recipe
     answers = load_answers([AnswerFolder(data) for data in ground.data], target, recipe.max_length, Counter())
     held_out = [a for a in answers if a.temperature == 0 and is_held_out(a.prompt.id, recipe.held_out_share)]
-    cache = FeatureCache(ground.features, target.text_config.hidden_size, target.name)
+    cache = FeatureCache(features, target.feature_size, target.features_name)
     judged = AnswerSet(held_out[: ground.judged_answers], target, recipe.max_length, Counter(), cache, compress)
     long = -(-CHAIN // width)
     taus = {
         "one round": evaluate_draft(draft, target, judged, 1),
         "two rounds": evaluate_draft(draft, target, judged, 2),
         f"chain of {CHAIN}": evaluate_draft(draft, target, judged, long, CHAIN),
+        f"trees of {TREE_NODES}": evaluate_draft(draft, target, judged, 1, tree_nodes=TREE_NODES),
     }
+    one_round = sum(taus["one round"].values(), Acceptance(0, 0, torch.zeros(())))
     samples = [sample for sample in (judged[i] for i in range(len(judged))) if sample is not None]
     return {
         "tau": {name: {task: a.tau for task, a in by_task.items()} for name, by_task in taus.items()},
         "all": {name: sum(by_task.values(), Acceptance(0, 0, torch.zeros(()))).tau for name, by_task in taus.items()},
+        "first": one_round.per_position[0],
+        "calibration_error": one_round.calibration_error,
         "parameters": sum(p.numel() for p in draft.parameters()),
         **_work(samples, draft.config.num_latents),
     }

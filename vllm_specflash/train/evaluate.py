@@ -33,7 +33,8 @@ def evaluate_draft(
         # Walking is one comparison after another: not a GPU's work.
         answer = sample.input_ids[sample.answer_start :].cpu()
         if tree_nodes is None:
-            acceptance = walk(candidates.chain()[:, :chain_length].cpu(), answer)
+            chances = candidates.greedy_chances()[:, :chain_length].cpu()
+            acceptance = walk(candidates.chain()[:, :chain_length].cpu(), answer, chances)
         else:
             acceptance = walk_trees(candidates, answer, tree_nodes)
         results[sample.task] = results[sample.task] + acceptance if sample.task in results else acceptance

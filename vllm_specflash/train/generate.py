@@ -18,6 +18,7 @@ from vllm_specflash.train.families import Family, family_of, takes_images
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.images import read_image, video_url
 from vllm_specflash.train.prompts import Prompt
+from vllm_specflash.train.self_prompts import SelfPromptOptions, SelfPrompts
 from vllm_specflash.train.skipped import Unusable, skip
 from vllm_specflash.train.startup import cpu_kv_cache, start_engine
 from vllm_specflash.train.target import Sample, target_config, target_name
@@ -152,6 +153,17 @@ def _readable(batch: list[Prompt], skipped: Counter) -> Iterator[tuple[Prompt, l
             skip(skipped, prompt.id, error)
 
 
+def _in_proportion(given: list[list[Prompt]], written: Iterator[list[Prompt]], num_written: int) -> Iterator[list[Prompt]]:
+    """Batches of both kinds: whenever it is interrupted, as large a share of one is done as of the other."""
+    taken = 0
+    for number, batch in enumerate(written, 1):
+        yield batch
+        due = min(len(given), len(given) * number // num_written)
+        yield from given[taken:due]
+        taken = due
+    yield from given[taken:]
+
+
 def generate_answers(
     prompts: Iterable[Prompt],
     target: str,
@@ -159,22 +171,26 @@ def generate_answers(
     options: GenerationOptions,
     skipped: Counter,
     features: Path | None = None,
+    own: SelfPromptOptions = SelfPromptOptions(),
+    images: list[Path] = [],
 ) -> None:
     """Answer every prompt that `out` has no answer for yet; what is left out is counted in `skipped` by reason.
 
     Interrupt it at any moment and start it again: at most one batch is answered twice. With `features`, the target's
-    hidden states are kept there on the way, for training (`FeatureCache`).
+    hidden states are kept there on the way, for training (`FeatureCache`). The prompts that `own` asks for, about `images`
+    where there are any, are written batch by batch between the others.
 
     Raises:
         SpecFlashError: there is no such target, features are wanted of a kind of target that cannot be trained for, or vLLM
             does not start.
     """
     config, folder = target_config(target), AnswerFolder(out)
-    todo = _unanswered(prompts, folder.ids(), config, skipped)
-    if not todo:
+    todo, done = _unanswered(prompts, folder.ids(), config, skipped), len(folder.ids())
+    family = family_of(config, target) if features is not None or own.self_prompts else None
+    writer = SelfPrompts(own, family, (answer.prompt for answer in folder), images) if own.self_prompts else None
+    if not todo and not (writer and writer.remaining):
         return
-    family = None if features is None else family_of(config, target)
-    limits = {"image": options.max_images} if any(prompt.image_paths for prompt in todo) else {}
+    limits = {"image": options.max_images} if images or any(prompt.image_paths for prompt in todo) else {}
     if any(prompt.video_paths for prompt in todo):
         limits["video"] = options.max_videos
     llm = start_engine(
@@ -186,6 +202,8 @@ def generate_answers(
         # A batch engine runs wide: the compiler's start-up costs more than it gives back.
         enforce_eager=True,
         limit_mm_per_prompt=limits or None,
+        # Another one in every run: with the same, a run that goes on would write the turns of the one before again.
+        seed=done,
         **cpu_kv_cache(config, options.batch, options.max_model_len),
         **({} if features is None else {"enable_prefix_caching": False, "worker_extension_cls": EXTENSION}),
     )
@@ -193,7 +211,13 @@ def generate_answers(
         cache = FeatureCache(features, config.get_text_config().hidden_size, target_name(target))
         llm.collective_rpc("start_capture")
     todo = list(_without_unnamed_images(todo, _image_token(config, llm.get_tokenizer()), skipped))
-    for batch in track(list(_batches(iter(todo), options.batch)), description=f"answers of {target}"):
+    batches = list(_batches(iter(todo), options.batch))
+    total = len(batches)
+    if writer is not None:
+        num_written = -(-writer.remaining // options.batch)
+        total += num_written
+        batches = _in_proportion(batches, writer.batches(llm, options.batch, skipped), num_written)
+    for batch in track(batches, description=f"answers of {target}", total=total):
         answered = _ask(llm, list(_readable(batch, skipped)), options, skipped)
         answers = [
             Answer(prompt, list(output.outputs[0].token_ids), output.outputs[0].text, options.temperature_of(prompt))

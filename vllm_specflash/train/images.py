@@ -9,6 +9,11 @@ from vllm_specflash.train.skipped import Unusable
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
+def images_below(folder: Path) -> list[Path]:
+    """All image files of a folder and its subfolders, in the order of their paths."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
 def read_image(path: Path):
     """The picture in RGB, whole.
 

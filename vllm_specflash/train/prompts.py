@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_specflash.train.images import IMAGE_SUFFIXES
+from vllm_specflash.train.images import images_below
 from vllm_specflash.train.skipped import Unusable, skip
 
 
@@ -113,7 +113,7 @@ def prompts_of_images(folder: Path, templates: list[str]) -> Iterator[Prompt]:
 
     `{name}` in a template stands for the file's name without its suffix; the task is the image's subfolder, or "images".
     """
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()):
+    for path in images_below(folder):
         within = path.relative_to(folder)
         for number, template in enumerate(templates):
             text = template.replace("{name}", path.stem)

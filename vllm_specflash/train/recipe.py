@@ -17,7 +17,7 @@ from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.provenance import write_provenance
-from vllm_specflash.train.shape import DraftOptions, new_draft, read_draft, with_vocabulary
+from vllm_specflash.train.shape import DraftOptions, new_draft, read_draft, with_selector, with_vocabulary
 from vllm_specflash.train.simulate import Acceptance
 from vllm_specflash.train.target import Target
 from vllm_specflash.train.trainer import SpecFlashTrainer, StopFile, TeacherForcing
@@ -45,7 +45,10 @@ class RecipeOptions:
     features: Path | None = field(default=None, metadata={"help": "Keep the target's features here, on disk."})
     tensorboard: bool = field(default=False, metadata={"help": "Log for TensorBoard into <out>/checkpoints/runs."})
     start_from: Path | None = field(default=None, metadata={"help": "Draft to continue from; its shape is kept."})
-    start_vocab_size: int = field(default=0, metadata={"help": "With --start-from: first reduce its vocabulary; 0: keep it."})
+    start_vocab_size: int = field(default=0, metadata={"help": "With --start-from: first choose its vocabulary anew; 0: keep it."})
+    start_selector_width: int = field(
+        default=0, metadata={"help": "With --start-from: give it a selector of that width; 0: keep what it has."}
+    )
     bf16: bool = field(default=True, metadata={"help": "Matrix products in bfloat16, parameters in float32."})
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 
@@ -73,6 +76,8 @@ def train_draft(
             "--start-vocab-size reduces the vocabulary of the draft that --start-from names: give both, or set a new "
             "draft's vocabulary with --draft-vocab-size."
         )
+    if recipe.start_selector_width and recipe.start_from is None:
+        raise SpecFlashError("--start-selector-width goes with --start-from: a new draft's is --selector-width.")
     if recipe.tensorboard and find_spec("tensorboard") is None:
         raise SpecFlashError("--tensorboard needs the package of that name: pip install tensorboard, or leave it out.")
     keep_freed_memory()
@@ -117,23 +122,26 @@ def train_draft(
             f"Of {len(answers)} answers {len(training)} are for training and {len(held_out)} greedy ones are held out for "
             "evaluation: both must be some, so generate more answers or change --held-out-share."
         )
-    # With several processes, the first fills the cache and the others read it.
-    with args.main_process_first(desc="features"):
-        cache = None
-        if recipe.features is not None:
-            cache = FeatureCache(recipe.features, target.text_config.hidden_size, target.name)
-        sets = [AnswerSet(part, target, recipe.max_length, skipped, cache, compress) for part in (training, held_out)]
-        if cache is not None:
-            for answer_set in sets:
-                answer_set.fill_cache(recipe.batch_size)
     if recipe.start_from is not None:
         draft, coverage = read_draft(recipe.start_from, target), None
         if recipe.start_vocab_size:
             d2t, coverage = choose_vocabulary((answer.token_ids for answer in training), recipe.start_vocab_size)
             draft = with_vocabulary(draft, d2t)
+        if recipe.start_selector_width:
+            draft = with_selector(draft, recipe.start_selector_width)
         draft.config.target_name = target.name
     else:
         draft, coverage = new_draft(target, shape, training)
+    target.layers = draft.config.target_layers or []
+    # With several processes, the first fills the cache and the others read it.
+    with args.main_process_first(desc="features"):
+        cache = None
+        if recipe.features is not None:
+            cache = FeatureCache(recipe.features, target.feature_size, target.features_name)
+        sets = [AnswerSet(part, target, recipe.max_length, skipped, cache, compress) for part in (training, held_out)]
+        if cache is not None:
+            for answer_set in sets:
+                answer_set.fill_cache(recipe.batch_size)
     facts = {
         "target": target.name, "answers": len(training), "answer_tokens": sum(len(a.token_ids) for a in training),
         "vocabulary_coverage": coverage, "data_sha256": [folder.digest() for folder in folders],

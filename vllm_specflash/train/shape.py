@@ -19,11 +19,26 @@ class DraftOptions:
 
     semi_ar_width: int = field(default=5, metadata={"help": "K, tokens per draft forward."})
     num_rounds: int = field(default=1, metadata={"help": "R, draft forwards per step that the checkpoint asks for."})
-    num_latents: int = field(default=16, metadata={"help": "M, rows that a visual span is pooled into."})
+    num_latents: int = field(default=16, metadata={"help": "M, rows that a visual span is pooled into; 0: none."})
+    compressor: str = field(default="paper", metadata={"help": "How they are pooled: paper, or placed (knows places)."})
+    latent_positions: int = field(default=64, metadata={"help": "Of placed: bins along a span; best its usual length."})
+    latent_heads: int = field(default=1, metadata={"help": "Of placed: queries per latent."})
     head_expansion: int = field(default=4, metadata={"help": "Width of the head's hidden layer, in hidden sizes."})
     draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens the draft can propose; 0: all."})
     transition_rank: int = field(default=64, metadata={"help": "Rank of the correction between positions; 0: none."})
+    selector_width: int = field(default=0, metadata={"help": "Hidden units of its part that sees the states; 0: none."})
+    target_layers: str = field(
+        default="", metadata={"help": "Layers of the target, by commas, whose inputs the draft sees too; empty: none."}
+    )
     variant: str = field(default="residual", metadata={"help": "residual or plain."})
+
+
+def layers_of(text: str, num_layers: int) -> list[int] | None:
+    """Numbers of layers out of "2, 15"; None for none. Raises SpecFlashError for what is no layer's number."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() and int(word) < num_layers for word in words):
+        raise SpecFlashError(f"--target-layers takes numbers from 0 to {num_layers - 1}, by commas, not {text!r}.")
+    return [int(word) for word in words] or None
 
 
 def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> tuple[SpecFlashDraft, float]:
@@ -41,9 +56,14 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
         semi_ar_width=options.semi_ar_width,
         num_rounds=options.num_rounds,
         num_latents=options.num_latents,
+        compressor=options.compressor,
+        latent_positions=options.latent_positions,
+        latent_heads=options.latent_heads,
         head_expansion=options.head_expansion,
         draft_vocab_size=None if d2t is None else len(d2t),
         transition_rank=options.transition_rank,
+        selector_width=options.selector_width,
+        target_layers=layers_of(options.target_layers, text.num_hidden_layers),
         variant=options.variant,
         target_name=target.name,
         target_vocab_size=vocab,
@@ -82,6 +102,16 @@ def read_draft(path: str | Path, target: Target) -> SpecFlashDraft:
     return draft
 
 
+def with_selector(draft: SpecFlashDraft, width: int) -> SpecFlashDraft:
+    """The same draft with an untrained selector of that width, which changes nothing yet."""
+    wider = SpecFlashDraft(draft.config.__class__.from_dict({**draft.config.to_dict(), "selector_width": width}))
+    wider.to(draft.dtype).load_state_dict(draft.state_dict(), strict=False)
+    # Tokens' vectors have grown in training: the selector is to see them at the size that its initialisation is made for.
+    with torch.no_grad():
+        wider.transition.selector.token_weight /= wider.transition.previous.norm(dim=-1).mean()
+    return wider
+
+
 def with_vocabulary(draft: SpecFlashDraft, d2t: Tensor) -> SpecFlashDraft:
     """The same draft over the tokens d2t [V_d], ascending; those it could not propose before start without a transition."""
     config = draft.config.__class__.from_dict({**draft.config.to_dict(), "draft_vocab_size": len(d2t)})
@@ -90,7 +120,7 @@ def with_vocabulary(draft: SpecFlashDraft, d2t: Tensor) -> SpecFlashDraft:
     row_of[draft.d2t if draft.config.draft_vocab_size else slice(None)] = torch.arange(draft.config.num_draft_tokens)
     rows, state = row_of[d2t], smaller.state_dict()
     for name, value in draft.state_dict().items():
-        if name.startswith("transition."):
+        if name in ("transition.previous", "transition.following"):
             state[name].copy_(value[rows.clamp(min=0)] * (rows >= 0).unsqueeze(-1))
         elif name != "d2t":
             state[name].copy_(value)

@@ -1,6 +1,6 @@
 """Simulated acceptance: what the draft proposes against the target's own greedy answer, without serving."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,6 +15,10 @@ from vllm_specflash.train.forward import compressed_inputs
 from vllm_specflash.tree.build import best_trees
 
 
+# Of chances, for the calibration error.
+CHANCE_BINS = 15
+
+
 @dataclass
 class Acceptance:
     """Counts over target forwards; two of them add up.
@@ -23,21 +27,31 @@ class Acceptance:
         steps: target forwards after the first token of each answer.
         emitted: tokens they gave.
         accepted_at: [chain length] forwards in which that position of the chain was accepted.
+        decided: [CHANCE_BINS, 3] of the drafted tokens that the target decided on, by the chance the draft gave them: how many,
+            the sum of their chances, how many were accepted. Zeros where chances are not known.
     """
 
     steps: int
     emitted: int
     accepted_at: Tensor
+    decided: Tensor = field(default_factory=lambda: torch.zeros(CHANCE_BINS, 3))
 
     def __add__(self, other: "Acceptance") -> "Acceptance":
         return Acceptance(
-            self.steps + other.steps, self.emitted + other.emitted, self.accepted_at + other.accepted_at
-        )
+            self.steps + other.steps, self.emitted + other.emitted, self.accepted_at + other.accepted_at,
+            self.decided + other.decided,
+        )  # fmt: skip
 
     @property
     def tau(self) -> float:
         """Mean tokens emitted per target forward, the bonus token included."""
         return self.emitted / max(self.steps, 1)
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error: how far a chance lies from the share accepted, as a mean over the tokens decided on."""
+        count, said, accepted = self.decided.T
+        return float((said - accepted).abs().sum() / count.sum().clamp(min=1))
 
     @property
     def per_position(self) -> list[float]:
@@ -73,10 +87,12 @@ def drafted(
     lm_head: Tensor,
     rounds: int,
     width: int = CANDIDATES,
+    visual: Tensor | None = None,
 ) -> Candidates:
     """What R rounds propose at every trained position of a batch of one sample: P rows, L = R * K.
 
-    Row p stands at target position t and guesses x_{t+2}, x_{t+3}, ...; lm_head is the draft's, [V_d, D].
+    Row p stands at target position t and guesses x_{t+2}, x_{t+3}, ...; lm_head is the draft's, [V_d, D]; visual as in
+    `compressed_inputs`.
     """
     if batch.shape[0] != 1:
         raise ValueError("Drafts are simulated one sample at a time.")
@@ -86,12 +102,12 @@ def drafted(
         sequence.update(k=k[0], v=v[0])
         return dense_causal_attention(q, k, v)
 
-    u = compressed_inputs(draft, batch, hidden, embedding)
+    u = compressed_inputs(draft, batch, hidden, embedding, visual)
     x = draft.layer(u, torch.arange(u.shape[1], device=u.device)[None], attend)[0, batch.answer_rows]
     rows, proposed, chain_k, chain_v = batch.answer_rows, [], [], []
     while True:
         states = draft.predict(x)
-        proposed.append(candidates_of(draft, F.linear(states.to(lm_head.dtype), lm_head), width))
+        proposed.append(candidates_of(draft, states, lm_head, width))
         if len(proposed) == rounds:
             return joined(proposed)
 
@@ -107,21 +123,26 @@ def drafted(
         rows = positions[:, -1]
 
 
-def walk(chains: Tensor, answer: Tensor) -> Acceptance:
+def walk(chains: Tensor, answer: Tensor, chances: Tensor | None = None) -> Acceptance:
     """Speculative decoding of one greedy answer.
 
     answer [n] token ids; chains [n - 1, C]: row p was drafted when answer[: p + 1] was committed and guesses
-    answer[p + 1 :]. The first token comes from the prefill and is not counted.
+    answer[p + 1 :]; chances [n - 1, C] that the draft gave them. The first token comes from the prefill and is not counted.
     """
-    done, steps = 1, 0
+    done, steps, decided = 1, 0, torch.zeros(CHANCE_BINS, 3)
     accepted_at = torch.zeros(chains.shape[1], dtype=torch.long)
     while done < len(answer):
         steps += 1
         guesses = chains[done - 1, : len(answer) - done]
         right = (guesses == answer[done : done + len(guesses)]).long().cumprod(0)
         accepted_at[: len(right)] += right
+        if chances is not None:
+            # The first one rejected is decided on too, and nothing after it.
+            given = chances[done - 1, : min(int(right.sum()) + 1, len(right))]
+            facts = torch.stack((torch.ones_like(given), given, right[: len(given)].to(given.dtype)), 1)
+            decided.index_add_(0, (given * CHANCE_BINS).long().clamp(max=CHANCE_BINS - 1), facts)
         done += min(int(right.sum()) + 1, len(answer) - done)
-    return Acceptance(steps, len(answer) - 1, accepted_at)
+    return Acceptance(steps, len(answer) - 1, accepted_at, decided)
 
 
 def walk_trees(candidates: Candidates, answer: Tensor, num_nodes: int) -> Acceptance:

@@ -50,13 +50,16 @@ def target_config(path: str) -> PreTrainedConfig:
 class Target:
     """A target checkpoint under transformers, in bfloat16 and without gradients.
 
+    Args:
+        layers: whose inputs are told beside the final hidden states (config.target_layers).
+
     Attributes:
         embedding: [V, D], the input embedding table.
         lm_head: [V, D].
     """
 
-    def __init__(self, path: str, dtype: torch.dtype = torch.bfloat16):
-        self.path, self.config = str(path), target_config(path)
+    def __init__(self, path: str, dtype: torch.dtype = torch.bfloat16, layers: list[int] | None = None):
+        self.path, self.config, self.layers = str(path), target_config(path), layers or []
         self.family = family_of(self.config, self.path)
         self.model = self.family.load_model(dtype).requires_grad_(False)
         self.embedding = self.model.get_input_embeddings().weight
@@ -71,6 +74,16 @@ class Target:
         self.embedding = self.model.get_input_embeddings().weight
         self.lm_head = self.model.get_output_embeddings().weight
         return self
+
+    @property
+    def features_name(self) -> str:
+        """What kept features are told apart by: the name, and the layers where there are any."""
+        return "-".join([self.name, *(f"layer{layer}" for layer in self.layers)])
+
+    @property
+    def feature_size(self) -> int:
+        """Width of `hidden_states`."""
+        return self.text_config.hidden_size * (1 + len(self.layers))
 
     @property
     def text_config(self):
@@ -88,7 +101,8 @@ class Target:
 
     @torch.no_grad()
     def hidden_states(self, samples: list[Sample]) -> Tensor:
-        """Final hidden states, after the last norm: [B, longest L, D], zeros where a sample has ended."""
+        """Final hidden states, after the last norm, then those of `layers`: [B, longest L, (1 + n) D], zeros where a sample
+        has ended."""
         device = self.embedding.device
         ids = pad_sequence([sample.input_ids for sample in samples], batch_first=True).to(device)
         lengths = torch.tensor([len(sample) for sample in samples], device=device)
@@ -100,5 +114,8 @@ class Target:
         }
         if pixels:
             pixels.update(self.family.position_inputs(ids))
-        hidden = self.model.model(input_ids=ids, attention_mask=mask.long(), use_cache=False, **pixels).last_hidden_state
+        found = self.model.model(
+            input_ids=ids, attention_mask=mask.long(), use_cache=False, output_hidden_states=bool(self.layers), **pixels
+        )
+        hidden = torch.cat([found.last_hidden_state, *(found.hidden_states[layer] for layer in self.layers)], dim=-1)
         return hidden * mask[..., None]

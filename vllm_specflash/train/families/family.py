@@ -63,6 +63,10 @@ class Family(ABC):
     def tokenizer(self): ...
 
     @abstractmethod
+    def render(self, messages: list[dict]) -> str:
+        """The chat template's text of messages, without the opening of an answer."""
+
+    @abstractmethod
     def encode(self, prompt: Prompt) -> Encoding:
         """The prompt up to where the answer starts. Raises ValueError or OSError for a prompt that cannot be read."""
 

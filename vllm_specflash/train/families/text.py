@@ -18,6 +18,9 @@ class TextFamily(Family):
     def tokenizer(self):
         return AutoTokenizer.from_pretrained(self.path)
 
+    def render(self, messages: list[dict]) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False)
+
     def encode(self, prompt: Prompt) -> Encoding:
         if prompt.sees:
             raise ValueError("the prompt has an image and the target is text-only")

@@ -37,6 +37,9 @@ class VisionFamily(Family):
     def span_lengths(self, features: dict[str, Tensor]) -> list[int]:
         """Visual tokens of each image, in the prompt's order, from the processor's output."""
 
+    def render(self, messages: list[dict]) -> str:
+        return self.processor.apply_chat_template(messages, tokenize=False)
+
     def encode(self, prompt: Prompt) -> Encoding:
         if prompt.video_paths:
             # Which frames of it the target saw, only the engine knows that chose them.

@@ -1,0 +1,158 @@
+"""The draft is fed right: its chances in the engine are those of the dense training forward over the finished sequence.
+
+Every row that the random draft of these tests attends to shows in its chances, so a key in a wrong slot, a latent at a wrong
+place, a hidden state of another node, a wrong position or next token is seen.
+"""
+
+import pytest
+import torch
+from dense import TOLERANCE, DenseDraft, apart
+from engines import engine, mixed_prompts, noise_image, with_images
+from feeding import cache_hits, furthest, listen
+from tiny_models import draft_for, tiny_qwen2_5_vl
+
+from vllm_specflash.train.batch import collate
+from vllm_specflash.train.forward import answer_states
+
+BLOCK, TOKENS = 32, 20
+TREES = {"num_speculative_tokens": 10, "min_confidence": 0}
+
+
+@pytest.fixture(scope="module")
+def draft(llava, tmp_path_factory):
+    return draft_for(llava, tmp_path_factory.mktemp("drafts") / "noticing", noticing=True)
+
+
+@pytest.fixture(scope="module")
+def dense(llava, draft):
+    return DenseDraft(llava, draft)
+
+
+@pytest.fixture(scope="module")
+def plainly(llava, draft):
+    """The mixed prompts in one batch, with the draft's own trees."""
+    with engine(llava, draft, TREES) as llm:
+        heard = listen(llm, mixed_prompts(), TOKENS)
+    return heard
+
+
+@pytest.fixture(scope="module")
+def cached(llava, draft):
+    """`cached(prompts)`: listen to one after the other on an engine with a prefix cache; and how many tokens came from there."""
+    with engine(llava, draft, TREES, enable_prefix_caching=True, block_size=BLOCK) as llm:
+
+        def ask(prompts, truth=()):
+            before = cache_hits(llm)
+            return listen(llm, prompts, TOKENS, truth, one_by_one=True), cache_hits(llm) - before
+
+        yield ask
+
+
+def test_every_row_of_the_context_shows(dense, plainly):
+    """What makes all other tests here see anything: without any one row, chances move far beyond the tolerance."""
+    for request in (plainly.finished[0], plainly.finished[3]):
+        whole = dense.candidates(request)
+        last = max(whole)
+        rows = dense.rows(request)
+        moved = [apart(dense.candidates(request, {last}, without)[last], whole[last]) for without in range(0, rows - 1, 2)]
+        assert min(moved) > 10 * TOLERANCE
+        assert sorted(moved)[len(moved) // 2] > 100 * TOLERANCE
+
+
+def test_the_reference_is_the_forward_of_training(dense, plainly):
+    request = plainly.finished[3]
+    sample, said = dense.sample(request), dense.candidates(request)
+    batch, hidden = collate([sample], dense.num_latents, dense.width), dense.target.hidden_states([sample])
+    states = answer_states(dense.draft, batch, hidden, dense.target.embedding)
+    chances = (states @ dense.lm_head.T).softmax(-1)[:, 0].sort(descending=True).values
+    positions = batch.answer_from.tolist()
+    torch.testing.assert_close(chances, torch.cat([said[t].first for t in positions]), atol=1e-6, rtol=0)
+
+
+def test_text_and_images_in_one_batch(dense, plainly):
+    assert furthest(plainly, dense) < TOLERANCE
+
+
+def test_chunks_that_split_images_and_side_paths(llava, draft, dense, plainly):
+    with engine(llava, draft, TREES, max_num_batched_tokens=19, max_num_seqs=3) as llm:
+        heard = listen(llm, mixed_prompts(), TOKENS, truth=plainly.finished)
+    assert heard.answers == plainly.answers
+    assert heard.side_paths > 15
+    assert furthest(heard, dense) < TOLERANCE
+
+
+def test_preemption(llava, draft, dense, plainly):
+    with engine(llava, draft, TREES, num_gpu_blocks_override=11, block_size=BLOCK, max_model_len=192) as llm:
+        heard = listen(llm, mixed_prompts(), TOKENS, truth=plainly.finished)
+        assert sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions") > 0
+    assert heard.answers == plainly.answers
+    assert furthest(heard, dense) < TOLERANCE
+
+
+def test_two_rounds_and_latents_that_know_places(llava, plainly, tmp_path):
+    placed = {"compressor": "placed", "latent_positions": 16, "latent_heads": 2}
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, num_rounds=2, semi_ar_width=3, **placed)
+    with engine(llava, draft, TREES, max_num_batched_tokens=27, max_num_seqs=4) as llm:
+        heard = listen(llm, mixed_prompts()[:5], TOKENS, truth=plainly.finished[:5])
+    assert heard.answers == plainly.answers[:5]
+    assert heard.side_paths > 0
+    assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
+
+
+def test_prefix_cache_hit_inside_an_image(cached, dense):
+    """Of an image that ends behind a cached block, the latents in that block stay as they were pooled, over all of it."""
+    prompts = [with_images(f"user: look there! <image> {question}? assistant: ", 1) for question in ("what", "where")]
+    heard, hits = cached(prompts)
+    assert hits == BLOCK
+    # Four latents, two on either side of the block's end.
+    assert dense.sample(heard.finished[1]).spans == [(BLOCK - 14, 16)]
+    heard.finished[1].pooled_from = {0: BLOCK}
+    assert furthest(heard, dense) < TOLERANCE
+
+
+def test_prefix_cache_hit_on_an_answer(cached, dense, plainly):
+    """A conversation goes on: the next request reads a block that decoding filled, from side paths too."""
+    first = plainly.finished[8]
+
+    def more(answered):
+        ids, ((start, length),) = answered[0].token_ids, dense.sample(answered[0]).spans
+        return {"prompt_token_ids": ids[: start + 1] + ids[start + length :] + ids[:6], "multi_modal_data": {"image": first.images}}
+
+    heard, hits = cached([mixed_prompts()[8], more], truth=[first])
+    assert hits == 5 * BLOCK
+    assert first.prompt_length < 5 * BLOCK - 8 and heard.side_paths > 2
+    assert furthest(heard, dense) < TOLERANCE
+
+
+def test_another_token_behind_a_cached_block(cached, dense):
+    """The draft's row of a block's last position was kept with the token that its first reader had next: that, no more."""
+    shared = "user: " + "0123456789" * 3
+    prompts = [shared[:BLOCK] + question for question in ("what is this? ", "now go on. ")]
+    heard, hits = cached(prompts)
+    assert hits == BLOCK
+    first, second = heard.finished
+    assert first.token_ids[BLOCK] != second.token_ids[BLOCK]
+    assert heard.answers[1] == dense.says(second)
+    assert furthest(heard, dense) > TOLERANCE
+    second.read_as = {BLOCK: first.token_ids[BLOCK]}
+    assert furthest(heard, dense) < TOLERANCE
+
+
+def test_mrope_and_more_latents_than_visual_tokens(tmp_path):
+    target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl")
+    draft = draft_for(target, tmp_path / "draft", noticing=True, num_latents=9, variant="plain")
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    sizes = [[(1, 64)], [(2, 32), (3, 96)], []]
+    prompts = [
+        {
+            "prompt": f"user: {' or '.join([image] * len(pictures))} what? assistant: ",
+            "multi_modal_data": {"image": [noise_image(*picture) for picture in pictures]},
+        }
+        for pictures in sizes
+    ]
+    with engine(target, draft, TREES, max_num_batched_tokens=48, limit_mm_per_prompt={"image": 2, "video": 0}) as llm:
+        heard = listen(llm, prompts, TOKENS)
+    dense = DenseDraft(target, draft)
+    assert [[length for _, length in dense.sample(request).spans] for request in heard.finished] == [[16], [4, 16], []]
+    assert heard.answers == [dense.says(request) for request in heard.finished]
+    assert furthest(heard, dense) < TOLERANCE

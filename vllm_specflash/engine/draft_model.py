@@ -1,0 +1,79 @@
+"""The draft as an engine holds it: its network, its pages in the KV cache, and the target's parts that it shares."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from vllm.logger import init_logger
+
+from vllm_specflash.config import SpecFlashError, first_sentence
+from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.engine.cache import DraftCache
+from vllm_specflash.engine.parallel import Ranks
+from vllm_specflash.engine.spans import VISUAL, Spans
+from vllm_specflash.engine.target import embed_tokens, lm_head_rows
+
+logger = init_logger("vllm.specflash")
+
+NO_SPANS = Spans.of([], 0)
+
+
+def load_draft(folder: Path, dtype: torch.dtype) -> SpecFlashDraft:
+    """The draft of a checkpoint folder.
+
+    Raises:
+        SpecFlashError: its weights are damaged, for example by a copy that was cut short.
+    """
+    try:
+        return SpecFlashDraft.from_pretrained(folder, dtype=dtype)
+    except Exception as error:
+        raise SpecFlashError(
+            f"The weights of the SpecFLASH draft in {folder} could not be read ({first_sentence(error)}): "
+            "copy its model.safetensors there again."
+        ) from error
+
+
+class LoadedDraft:
+    """
+    Args:
+        vllm_config: of the engine.
+        target: its model. Where several ranks share it, they share the draft's attention heads too.
+
+    Attributes:
+        model: the draft, on the engine's device.
+        cache: its pages; registered with vLLM, allocated later.
+        lm_head: [V_d, D].
+        embed: token ids [T] -> [T, D].
+    """
+
+    def __init__(self, vllm_config, target: nn.Module, ranks: Ranks | None = None):
+        folder = Path(vllm_config.speculative_config.specflash.model)
+        self.ranks = ranks or Ranks()
+        self.model = load_draft(folder, vllm_config.model_config.dtype).eval().requires_grad_(False)
+        self.config = config = self.model.config
+        if self.ranks.count > 1:
+            self.model.attention.keep_share(self.ranks.rank, self.ranks.count)
+            self.model.attention.o_proj.register_forward_hook(lambda layer, inputs, output: self.sum(output))
+        device = vllm_config.device_config.device
+        self.model.to(device)
+        self.cache = DraftCache(vllm_config, self.model.attention)
+        wanted = None if config.draft_vocab_size is None else self.model.d2t
+        self.lm_head = lm_head_rows(target, config.target_vocab_size, wanted, self.ranks)
+        self.embed = embed_tokens(target)
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters()) / 2**20
+        logger.info(
+            "SpecFLASH draft loaded from %s: %.1f MiB, rounds of %d tokens", folder, weights, config.semi_ar_width
+        )
+
+    def sum(self, partial: Tensor) -> Tensor:
+        """Of the ranks' shares of the attention's output."""
+        return self.ranks.sum(partial)
+
+    def spans_of(self, mm_features: list) -> Spans:
+        """Visual spans of a request's multimodal items."""
+        ranges = [
+            (feature.mm_position.offset, feature.mm_position.length)
+            for feature in mm_features
+            if feature.modality in VISUAL
+        ]
+        return Spans.of(ranges, self.config.num_latents) if ranges else NO_SPANS
