@@ -107,6 +107,7 @@ SHAPES = {
     "a prompt in mid-prefill": [(2, 8, 1, 8, [], 0), (0, 7, 1, 7, [], 0)],
     "a span over several chunks": [(3, 6, 1, 9, [], 0), (0, 5, 1, 17, [], 0)],
     "a prompt's last chunk": [(3, 9, 1, 24, [], 1), (0, 24, 1, 24, [], 1)],
+    "a prompt that ends right behind a picture": [(0, 9, 1, 23, [], 1), (3, 21, 1, 21, [], 1)],
     "a prompt that ends in a picture": [(3, 5, 1, 20, [], 1), (1, 4, 1, 4, [], 1)],
     "prompts beside decodes": [(4, 6, 6, 40, [3], 2), (2, 18, 1, 18, [], 1), (0, 6, 4, 26, [2, 3], 3)],
     "after a prompt with pictures": [(0, 6, 6, 40, [1, 3, 4], 4), (3, 6, 6, 50, [4], 2), (1, 1, 1, 5, [], 1)],

@@ -1,4 +1,4 @@
-"""Latent-guided compression of a visual span (METHOD.md, idea 1): the paper's form, and one that knows places.
+"""Latent-guided compression of a visual span (arXiv 2505.12728): the paper's form, and one that knows places.
 
 Both are a softmax over the span's positions, which a span that arrives in chunks can resume. An engine therefore calls
 
