@@ -8,7 +8,8 @@ from engines import greedy, mixed_prompts, runner
 from v2 import engine
 
 from vllm_specflash.bench.launches import as_vllm, counting, decode_step
-from vllm_specflash.bench.stand_in import SMALL, DecodeStep, default_draft
+from vllm_specflash.bench.random_draft import default_draft
+from vllm_specflash.bench.stand_in import SMALL, DecodeStep
 from vllm_specflash.engine.v2 import speculator, verifier
 
 
