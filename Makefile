@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 BASE_PYTHON := $(shell command -v python3.11 || command -v python3)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 UV := $(VENV)/bin/uv --quiet
+OLDEST := .venv-oldest
 
 # Compiled modules are kept on first import: each vLLM engine process would otherwise compile thousands anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo docs figures pythons test v2 compat clean
+.PHONY: setup demo docs figures pythons nightly test v2 compat oldest clean
 
 setup: $(READY)
 
@@ -31,7 +32,7 @@ demo: $(READY)
 	$(VENV)/bin/specflash demo
 
 test: $(READY)
-	$(VENV)/bin/pytest --ignore=tests/compat --ignore=tests/v2 $(ARGS)
+	$(VENV)/bin/pytest --ignore=tests/compat --ignore=tests/v2 --ignore=tests/nightly $(ARGS)
 
 # The engine on model runner V2, all kernels in Triton's interpreter: a process of its own, since vLLM decides on import.
 v2: $(READY)
@@ -49,9 +50,27 @@ figures: $(READY)
 pythons: $(READY)
 	.ci/pythons
 
+# Commands of README and pages, run for real on tiny models: the better part of an hour.
+nightly: $(READY)
+	$(VENV)/bin/pytest tests/nightly $(ARGS)
+
 # Needs the network once per vLLM release checked; says so and skips without it.
 compat: $(READY)
 	$(VENV)/bin/pytest tests/compat -rs $(ARGS)
 
+# The oldest vLLM that is supported, run: both model runners on 0.26.0, in an environment of its own. Not in .ci/run, whose time it is
+# not worth: 6 GB on the disk, since the torch that it was built for comes with all of CUDA.
+oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/pytest tests/engine/test_identity.py $(ARGS)
+	$(OLDEST)/bin/pytest tests/v2/test_identity.py $(ARGS)
+
+$(OLDEST)/.ready: .ci/cpu-lock.txt .ci/oldest.txt setup.py pyproject.toml $(READY)
+	test -x $(OLDEST)/bin/python || $(BASE_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip --quiet --disable-pip-version-check install --no-compile torch==2.11.0
+	$(UV) pip install --python $(OLDEST)/bin/python --no-deps -r .ci/cpu-lock.txt --overrides .ci/oldest.txt
+	$(OLDEST)/bin/python -m pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable .
+	$(OLDEST)/bin/python -m vllm_specflash.cpu_setup
+	touch $(OLDEST)/.ready
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(OLDEST) build *.egg-info

@@ -100,8 +100,8 @@ def cases() -> dict[str, Callable[[], object]]:
     for nodes, candidates in ((7, 32), (16, 32), (63, 32), (63, 128)):
         search = samples.best_tree_inputs(2, 7, candidates, nodes, "cpu")
         out[f"{nodes} nodes, {candidates} candidates"] = lambda search=search: best_tree_triton(**search)
-    rows = samples.tree_rows_inputs(3, 16, "cpu")
-    out["rows of 3 x 16 nodes"] = lambda: tree_rows_triton(**rows)
+    verified_rows = samples.tree_rows_inputs(3, 16, "cpu")
+    out["rows of 3 x 16 nodes"] = lambda: tree_rows_triton(**verified_rows)
     for label, verified in (("verified", True), ("none verified", False)):
         commit = samples.commit_rows_inputs(3, 16, verified, "cpu")
         out[f"16 rows, {label}"] = lambda commit=commit: commit_rows_triton(**commit)

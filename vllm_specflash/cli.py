@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 COMMANDS = {
+    "predict": "What a draft would gain on this machine, before one is trained.",
     "data": "Answers of a target to prompts, generated with vLLM.",
     "train": "A draft for a target, from its answers.",
     "eval": "Acceptance of a draft per task and position, simulated and measured by serving.",

@@ -67,6 +67,11 @@ CONFIG_NAMES = (
             "pipeline_parallel_size", "tensor_parallel_size", "decode_context_parallel_size", "data_parallel_index",
         ),
     ),
+    Name("vllm.config.vllm", "VllmConfig", attributes=("use_v2_model_runner",)),
+    Name("vllm.config.vllm", "VllmConfig.__post_init__"),
+    Name("vllm.config.vllm", "VllmConfig._get_v2_model_runner_unsupported_features"),
+    # Methods that vLLM schedules asynchronously.
+    Name("vllm.config.vllm", "NgramGPUTypes"),
 )  # fmt: skip
 
 # Leaned on inside a worker.
@@ -264,9 +269,11 @@ V2_NAMES = (
         "vllm.v1.worker.gpu.model_runner", "GPUModelRunner", ("vllm_config", "device"),
         attributes=(
             "req_states", "rejection_sampler", "speculator", "model_state", "model", "model_config", "block_tables",
-            "input_buffers", "attn_groups", "kv_cache_config",
+            "input_buffers", "attn_groups", "kv_cache_config", "lora_state", "speculative_config", "max_num_reqs",
+            "max_num_tokens",
         ),
     ),
+    Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner._dummy_run", ("num_tokens",)),
     Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.load_model"),
     Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.initialize_kv_cache", ("kv_cache_config",)),
     Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.add_requests", ("scheduler_output",)),
@@ -281,7 +288,7 @@ V2_NAMES = (
         attributes=(
             "req_ids", "num_reqs", "idx_mapping", "num_scheduled_tokens", "num_tokens", "query_start_loc",
             "query_start_loc_np", "seq_lens", "num_computed_tokens_np", "is_prefilling_np", "input_ids",
-            "logits_indices", "cu_num_logits",
+            "logits_indices", "cu_num_logits", "cu_num_logits_np",
         ),
     ),
     Name(
@@ -292,8 +299,22 @@ V2_NAMES = (
     Name(
         "vllm.v1.worker.gpu.states", "RequestState", attributes=("req_id_to_index", "prefill_len", "all_token_ids")
     ),
+    Name(
+        "vllm.v1.worker.gpu.lora_utils", "LoraState.make_lora_inputs", ("req_ids", "idx_mapping", "num_scheduled_tokens")
+    ),
+    Name("vllm.v1.worker.gpu.lora_utils", "LoraState", attributes=("lora_ids",)),
+    Name("vllm.v1.worker.gpu.buffer_utils", "StagedWriteTensor", attributes=("gpu",)),
+    Name("vllm.v1.worker.gpu.buffer_utils", "UvaBackedTensor", attributes=("gpu",)),
     Name("vllm.v1.worker.gpu.block_table", "BlockTables", attributes=("input_block_tables",)),
-    Name("vllm.v1.worker.gpu.sample.output", "SamplerOutput", attributes=("sampled_token_ids", "logprobs_tensors", "num_sampled", "num_rejected")),
+    Name(
+        "vllm.v1.worker.gpu.sample.output", "SamplerOutput",
+        attributes=("sampled_token_ids", "logprobs_tensors", "num_sampled", "num_rejected"),
+    ),
+    Name(
+        "vllm.v1.outputs", "LogprobsTensors",
+        attributes=("logprob_token_ids", "logprobs", "selected_token_ranks", "cu_num_generated_tokens"),
+    ),
+    Name("vllm.v1.worker.gpu.sample.sampler", "Sampler", attributes=("req_states",)),
     Name("vllm.v1.worker.gpu.sample.sampler", "Sampler.__call__", ("logits", "input_batch")),
     Name("vllm.v1.worker.gpu.spec_decode.rejection_sampler", "RejectionSampler", attributes=("sampler",)),
     Name("vllm.v1.worker.gpu.spec_decode.rejection_sampler", "RejectionSampler.__call__", ("logits", "input_batch")),
@@ -301,11 +322,27 @@ V2_NAMES = (
     Name("vllm.v1.worker.gpu.spec_decode.speculator", "BaseSpeculator.capture"),
     Name(
         "vllm.v1.worker.gpu.spec_decode.speculator", "BaseSpeculator.propose",
-        ("input_batch", "attn_metadata", "slot_mappings", "last_hidden_states", "aux_hidden_states", "num_sampled"),
+        (
+            "input_batch", "attn_metadata", "slot_mappings", "last_hidden_states", "aux_hidden_states", "num_sampled",
+            "dummy_run", "is_profile",
+        ),
     ),
+    # What is drafted by batch size: measured before the scheduler is made, which reads it.
+    Name("vllm.v1.engine.core", "EngineCore", attributes=("model_executor",)),
+    Name("vllm.v1.engine.core", "EngineCore._initialize_kv_caches", ("vllm_config",)),
+    Name("vllm.config.speculative", "SpeculativeConfig", attributes=("num_speculative_tokens_per_batch_size",)),
+    Name("vllm.config.scheduler", "SchedulerConfig", attributes=("max_num_seqs", "max_num_batched_tokens")),
     Name("vllm.v1.core.sched.output", "SchedulerOutput", attributes=("finished_req_ids", "scheduled_new_reqs")),
     Name("vllm.v1.core.sched.output", "NewRequestData", attributes=("req_id", "mm_features", "sampling_params")),
 )  # fmt: skip
+# The same on CPUs that Triton has a backend for.
+V2_CPU_NAMES = (
+    Name("vllm.v1.worker.cpu_worker", "CPUWorker.init_device"),
+    Name("vllm.v1.worker.cpu.model_runner", "CPUModelRunner"),
+    Name("vllm.v1.attention.selector", "_cached_get_attn_backend"),
+    Name("vllm.v1.attention.backends.registry", "AttentionBackendEnum.CPU_ATTN"),
+    Name("vllm.v1.attention.backends.registry", "AttentionBackendEnum.clear_override"),
+)
 # Only where the CPU build is: a GPU wheel's module of the same name may not import there.
 CPU_NAMES = (
     Name("vllm.v1.worker.cpu_worker", "CPUWorker.init_device"),

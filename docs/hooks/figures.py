@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
+from vllm_specflash.bench.chart import Line, line_chart
 from vllm_specflash.bench.document import Document
 from vllm_specflash.bench.rows import plain_with_itself as plain_agreement
 
@@ -208,10 +209,24 @@ MAKERS = (
     served_as_before, shipped, ablation_seconds, late_first_token,
 )  # fmt: skip
 FIGURES: dict[str, Callable[..., str]] = {made.__name__: made for made in MAKERS}
+PLOT = ROOT / "docs" / "speed_up.svg"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
+def plot() -> str:
+    """SVG: decoding's speed-up over plain vLLM by task, against requests at a time."""
+    found: dict[str, dict[int, float]] = {}
+    for file in ("bench-cpu", "bench-cpu-batch32"):
+        for one in record(file)["summary"]:
+            if one["method"] == "specflash":
+                found.setdefault(one["task"], {})[one["batch_size"]] = one["decode_speed_up"]["median"]
+    batches = sorted({batch for measured in found.values() for batch in measured})
+    lines = [Line(task, [measured.get(batch) for batch in batches]) for task, measured in found.items()]
+    return line_chart(batches, lines, "requests at a time", "decoding, times plain vLLM", even=True)
+
+
 def main() -> None:
+    PLOT.write_text(plot(), encoding="utf-8")
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         if (new := filled(text)) != text:

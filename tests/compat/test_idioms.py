@@ -16,23 +16,49 @@ def test_custom_class_is_a_speculative_method(release):
     assert "custom_class" in texts
 
 
-def test_custom_class_keeps_the_v1_model_runner(release):
+def test_v2_refuses_custom_classes_by_a_feature_that_names_them(release):
+    """plugin.py takes that feature out for our own."""
     functions = _functions(_tree(release, "vllm.config.vllm"))
     (unsupported,) = [node for node in functions if node.name == "_get_v2_model_runner_unsupported_features"]
     text = ast.unparse(unsupported)
-    listed = "'custom_class'" in text
     # 0.26 lists instead what the V2 runner can do.
-    assert listed or "speculative_config.method not in ('eagle'" in text
+    refused = "'custom_class'" in text or "speculative_config.method not in ('eagle'" in text
+    assert refused and "unsupported.append(f\"speculative method '{speculative_config.method}'\")" in text
 
 
-def test_gpu_worker_imports_the_runner_class_when_it_builds_it(release):
-    builders = [
-        node
-        for function in _functions(_tree(release, "vllm.v1.worker.gpu_worker"))
-        for node in ast.walk(function)
-        if isinstance(node, ast.ImportFrom) and node.module == "vllm.v1.worker.gpu_model_runner"
-    ]
-    assert [alias.name for node in builders for alias in node.names] == ["GPUModelRunner"]
+def test_workers_import_the_runner_class_when_they_build_it(release):
+    for worker, runner, modules in (
+        ("gpu_worker", "GPUModelRunner", ("gpu_model_runner", "gpu.model_runner")),
+        ("cpu_worker", "CPUModelRunner", ("cpu.model_runner",)),
+    ):
+        imported = {
+            (node.module, alias.name)
+            for function in _functions(_tree(release, f"vllm.v1.worker.{worker}"))
+            for node in ast.walk(function)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert imported >= {(f"vllm.v1.worker.{module}", runner) for module in modules}
+
+
+def test_v2_passes_its_speculator_what_ours_takes(release):
+    """By position up to num_sampled; the runner has made its request states when ours gets its own."""
+    runner = _tree(release, "vllm.v1.worker.gpu.model_runner")
+    (real, dummy) = sorted(
+        (node for node in ast.walk(runner) if isinstance(node, ast.Call) and ast.unparse(node.func) == "self.speculator.propose"),
+        key=lambda call: -len(call.args),
+    )
+    assert [ast.unparse(argument) for argument in real.args[:3]] == ["input_batch", "attn_metadata", "slot_mappings_by_layer"]
+    assert ast.unparse(real.args[5]) == "num_sampled"
+    assert {"dummy_run", "is_profile"} <= {keyword.arg for keyword in dummy.keywords}
+
+
+def test_v2_batches_are_led_by_requests_with_few_rows(release):
+    """Those that have as many rows as a decode, then the others by their number: what engine/v2/backend.py counts on."""
+    (order,) = [n for n in _functions(_tree(release, "vllm.v1.worker.gpu.model_runner")) if n.name == "sort_batch_req_ids"]
+    key = next(ast.unparse(node.value.body) for node in ast.walk(order) if isinstance(node, ast.Assign))
+    by_rows = "(num := num_tokens_per_req[r]) != decode_query_len, num)"
+    assert key in ("(" + by_rows, "(not draft_tokens.get(r), " + by_rows)
 
 
 def test_cpu_worker_builds_the_runner_class_by_its_module_level_name(release):

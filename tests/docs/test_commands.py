@@ -77,6 +77,9 @@ def test_command_is_understood(page, line, request):
         _installable(words)
     elif program == "python":
         _runnable(words)
+    elif program == "docker":
+        # Where it is installed: tests/examples/test_deploy.py looks into the files.
+        assert (ROOT / words[words.index("--file") + 1]).is_file()
     elif program == "make":
         dry = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True)
         assert dry.returncode == 0, dry.stderr

@@ -2,33 +2,17 @@
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
 from documents import ROOT
 
 from vllm_specflash import compat
 from vllm_specflash.cli import COMMANDS
 from vllm_specflash.config import SpecFlashOptions
 from vllm_specflash.engine.stats import ACCEPTANCE_LENGTH, PREFIX, DraftStats
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Folder of the built pages."""
-    out = tmp_path_factory.mktemp("site")
-    build = subprocess.run(
-        [Path(sys.executable).with_name("mkdocs"), "build", "--strict", "--quiet", "--site-dir", out],
-        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert build.returncode == 0, build.stdout + build.stderr
-    return out
 
 
 class _Fetched(HTMLParser):

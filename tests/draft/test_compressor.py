@@ -85,3 +85,15 @@ def test_a_checkpoint_without_the_new_fields_is_the_papers_form(tmp_path):
     loaded = SpecFlashDraft.from_pretrained(tmp_path)
     assert torch.equal(loaded.compressor.queries, draft.compressor.queries)
     assert set(loaded.state_dict()) == set(draft.state_dict()) and loaded.config.compressor == "paper"
+
+
+def test_what_was_saved_is_what_is_loaded(tmp_path):
+    draft = SpecFlashDraft(SpecFlashConfig(**SMALL, compressor="placed", num_latents=4, latent_positions=16, latent_heads=2))
+    for parameter in draft.parameters():
+        torch.nn.init.normal_(parameter)
+    draft.save_pretrained(tmp_path)
+    loaded = SpecFlashDraft.from_pretrained(tmp_path).state_dict()
+    assert {name for name in loaded if name.startswith("compressor.")} == {
+        f"compressor.{name}" for name in ("queries", "own", "projection.weight", "projection.bias")
+    }
+    assert all(torch.equal(value, loaded[name]) for name, value in draft.state_dict().items())

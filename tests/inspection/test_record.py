@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vllm_specflash.inspection.page import branches, visible
+from vllm_specflash.inspection.page import BOX, COLUMN, ROW, branches, drawn_tree, summary, visible
 from vllm_specflash.inspection.record import Node, Record, Span, Step
 
 
@@ -74,3 +74,28 @@ def test_width_counts_the_tokens_that_a_latent_looks_at():
 
 def test_blanks_are_visible():
     assert visible(" the\n") == "␣the⏎" and visible("") == "∅"
+
+
+def test_a_branch_hangs_below_its_parent():
+    names = {token: f"token{token}" for token, _ in TREE}
+    drawn = drawn_tree(step(TREE, [99]), names)
+    nodes = drawn["nodes"]
+    lines = list(branches(step(TREE, [99])))
+    # A row per branch, a column per depth; nobody covers anybody.
+    assert drawn["height"] == len(lines) * ROW
+    assert len({(node["x"], node["y"]) for node in nodes}) == len(TREE)
+    for index, (_, parent) in enumerate(TREE):
+        if parent >= 0:
+            assert nodes[index]["x"] == nodes[parent]["x"] + COLUMN and nodes[index]["y"] >= nodes[parent]["y"]
+            # The line begins at the parent's right edge, in its row, and ends at the node's left edge.
+            begin = f"M{nodes[parent]['x'] + BOX} {nodes[parent]['y'] - 2 + ROW // 2}"
+            assert nodes[index]["path"].startswith(begin) and nodes[index]["path"].endswith(f"H{nodes[index]['x']}")
+    assert all(len(node["short"]) <= 9 for node in nodes)
+
+
+def test_the_summary_counts_what_a_manager_counts():
+    first, later = step([], [7]), step(CHAIN, [CHAIN[0][0], CHAIN[1][0], 99])
+    text = summary(Record([first, later, later], []))
+    assert "ran 2 times for 6 tokens, where without a draft it would have run 6 times" in text
+    assert f"4 of the draft's {2 * len(CHAIN)} guesses were right" in text
+    assert "nothing to speed up" in summary(Record([first], []))

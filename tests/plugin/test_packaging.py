@@ -1,6 +1,7 @@
 """What setup.py promises, what the locked environment holds, and what a wheel of ours contains."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 import zipfile
@@ -12,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import vllm_specflash
-from vllm_specflash import cpu_setup
+from vllm_specflash import compat, cpu_setup
 
 ROOT = Path(vllm_specflash.__file__).resolve().parent.parent
 
@@ -73,6 +74,60 @@ def test_wheel_holds_the_shipped_weights(wheel):
 
 def test_wheel_holds_the_template_of_inspect(wheel):
     assert "vllm_specflash/inspection/page.html" in wheel
+
+
+def test_wheel_says_that_it_is_typed(wheel):
+    assert "vllm_specflash/py.typed" in wheel
+
+
+def test_there_is_one_version():
+    from typer.testing import CliRunner
+
+    from vllm_specflash.cli import app
+
+    assert metadata.version("vllm-specflash") == vllm_specflash.__version__
+    assert f"\n## {vllm_specflash.__version__}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    said = CliRunner().invoke(app, ["--version"])
+    assert said.exit_code == 0
+    assert said.output == f"vllm-specflash {vllm_specflash.__version__}, vLLM {compat.vllm_version()}\n"
+
+
+PYTHONS = [f"3.{minor}" for minor in range(10, 14)]
+
+
+def test_classifiers_name_the_pythons():
+    declared = metadata.metadata("vllm-specflash").get_all("Classifier")
+    assert [f"Programming Language :: Python :: {version}" for version in PYTHONS] == [
+        line for line in declared if line.startswith("Programming Language :: Python :: 3.")
+    ]
+    assert metadata.metadata("vllm-specflash")["Requires-Python"] == f">={PYTHONS[0]}"
+
+
+def _interpreter(version: str) -> str | None:
+    """One of that version on this machine, which it says itself: a name on the path may lead nowhere."""
+    for found in (f"python{version}", *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))):
+        try:
+            said = subprocess.run([found, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True)
+        except OSError:
+            continue
+        if said.stdout.strip() == version:
+            return found
+    return None
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_every_module_is_python_of_that_version(version, tmp_path):
+    interpreter = _interpreter(version)
+    if interpreter is None:
+        pytest.skip(f"there is no Python {version} here")
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONPATH": ""}
+    folders = ["vllm_specflash", "triton_kernels", "examples"]
+    run = subprocess.run([interpreter, "-m", "compileall", "-q", *folders], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    # What needs nothing but the standard library also loads.
+    code = "import vllm_specflash.config, vllm_specflash.compat; print(vllm_specflash.__version__)"
+    run = subprocess.run([interpreter, "-c", code], cwd=ROOT / "docs", env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert run.stdout.strip() == vllm_specflash.__version__, run.stderr
 
 
 @pytest.fixture

@@ -104,13 +104,14 @@ class DenseDraft:
             # A token enters as what follows the row before it, and nowhere else.
             batch.input_ids[0, position] = token
         u = compressed_inputs(self.draft, batch, hidden, self.target.embedding)
+        compressor = self.draft.compressor
         for span, began in finished.pooled_from.items():
             start, length, row = batch.spans[span]
-            count = self.draft.compressor.num_rows(length)
+            count = compressor.num_rows(length)
             again = min(count, start + length - began)
-            queries = self.draft.compressor.queries[count - again : count]
-            features = hidden[0, began : start + length]
-            u[0, row + count - again : row + count] = torch.softmax(queries @ features.T, -1) @ features
+            rows = compressor.rows(hidden[0, began : start + length], began - start, length)
+            latents = compressor.latents(torch.softmax(compressor.queries @ rows.T, -1) @ rows)
+            u[0, row + count - again : row + count] = latents[count - again : count]
         return u
 
     def _rounds(self, u: Tensor, x: Tensor, attend) -> Candidates:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vllm_specflash.draft.candidates import Candidates
 from vllm_specflash.draft.core import Proposal, Queries
-from vllm_specflash.triton_kernels.best_tree import best_tree
+from vllm_specflash.triton_kernels.best_tree import BINS, best_tree
 
 
 class Recorder:
@@ -74,7 +74,7 @@ class Recorder:
         """Request number, and the position whose next token is the newest; None where no draft is wanted."""
         if not queries.visible[row]:
             return None
-        request, = (self.tables == queries.block_table[row]).all(1).nonzero().flatten().tolist()
+        (request,) = (self.tables == queries.block_table[row]).all(1).nonzero().flatten().tolist()
         return int(self.req_ids[request].split("-")[0]) - self._number, self.lengths[request] - 2
 
     def _told(self, proposal: Proposal, queries: Queries, asked: list[tuple[int, int] | None]) -> Proposal:
@@ -91,5 +91,5 @@ class Recorder:
             following[row, :, 0, 0], following[row, :, 1, 1] = 0.5, 0.9
         core = self.drafter.core
         deepest = torch.where(queries.visible > 0, queries.deepest, 0)
-        tree = best_tree(first, following, core.num_nodes, deepest, queries.chain, torch.ones(17))
+        tree = best_tree(first, following, core.num_nodes, deepest, queries.chain, torch.ones(BINS + 1))
         return Proposal(tree, Candidates(tokens, first, following))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 STUB = Path(__file__).parent / "triton_stub"
+SLOW = ("tree_attention", "draft_attention", "best_tree")
 
 
 def use_interpreter() -> None:
@@ -45,16 +46,13 @@ def without_sorting_kernel(monkeypatch) -> None:
     monkeypatch.setattr(topk_topp_sampler, "HAS_TRITON", False)
 
 
-@contextmanager
-def torch_paths(*operations: str):
-    """Inside, these of our operations take their torch path: tests/triton_kernels compares it with the kernel, and a step is over
-    in a tenth of the time.
+def torch_paths(monkeypatch) -> None:
+    """Most of our operations' time is spent in these; they take their torch path, which tests/triton_kernels compares with the
+    kernel. tests/v2/test_kernels.py runs the kernels.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        for operation in operations:
-            module = importlib.import_module(f"vllm_specflash.triton_kernels.{operation}")
-            patch.setattr(module, "launches", lambda tensor: False)
-        yield
+    for operation in SLOW:
+        module = importlib.import_module(f"vllm_specflash.triton_kernels.{operation}")
+        monkeypatch.setattr(module, "launches", lambda tensor: False)
 
 
 def take_integer_masks(monkeypatch) -> None:

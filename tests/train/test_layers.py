@@ -66,10 +66,11 @@ def test_steps_begin_where_the_draft_was_wrong():
 
 
 def test_positions_where_steps_begin_weigh_more():
-    torch.manual_seed(0)
     draft = SpecFlashDraft(SpecFlashConfig(
         hidden_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8, target_vocab_size=40, semi_ar_width=3,
     ))  # fmt: skip
+    # After the draft: how many weights it draws is none of this test's business.
+    torch.manual_seed(0)
     batch = collate([Sample("s", "chat", torch.randint(0, 40, (14,)), 5, [], {}, True)], 4, 3)
     hidden, lm_head = torch.randn(1, 14, 16), torch.randn(40, 16)
     # Right everywhere but at the first position's first offset: steps begin at rows 0, 1, 5, 9 of nine.
@@ -78,5 +79,6 @@ def test_positions_where_steps_begin_weigh_more():
     options = LossOptions(negatives=0, smooth_l1=0.0)
     even = draft_losses(draft, batch, predicted, hidden, lm_head, None, options)
     weighted = draft_losses(draft, batch, predicted, hidden, lm_head, None, replace(options, on_policy=4.0))
-    assert weighted.total > 1.5 * even.total
+    # The first offset alone holds a mistake; the others are right at every position, whatever weighs more.
+    assert weighted.cross_entropy[0] > 1.5 * even.cross_entropy[0]
     assert Counter((weighted.accuracy > 0.8).tolist())[True] == 3

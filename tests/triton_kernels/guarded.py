@@ -72,10 +72,11 @@ class Guard(TorchDispatchMode):
 
 
 def draft_attention(place, splits, extra):
-    """One request sees a whole number of blocks, one a single position behind a span, one nothing."""
+    """One request sees all of its blocks, the cache's last among them, one a single position behind a span, one nothing."""
     args = samples.draft_attention_inputs(ODD, 3, 60, 1, extra, torch.float32, "cpu")
     args["visible"][1:] = torch.tensor([1, 0])
-    table = torch.nn.functional.pad(args["block_table"], (0, 3), value=NO_BLOCK)
+    in_order = args["block_table"].flatten().sort().values.view(3, -1).flip(0)
+    table = torch.nn.functional.pad(in_order, (0, 3), value=NO_BLOCK)
     needed = table[1, 500 // 16].item()
     table[1:] = NO_BLOCK
     table[1, 500 // 16] = needed
@@ -83,10 +84,11 @@ def draft_attention(place, splits, extra):
 
 
 def tree_attention(place, splits):
-    """Two trees that end with their last block, and a request without nodes between them."""
-    args = samples.tree_attention_inputs(ODD, 3, 5, 59, 16, torch.float32, "cpu")
+    """Two trees that end with their last block, within a tile of keys, and a request without nodes between them."""
+    args = samples.tree_attention_inputs(ODD, 3, 5, 51, 8, torch.float32, "cpu")
     rows = {name: args[name][:10] for name in ("query", "ancestors")}
-    table = torch.nn.functional.pad(args["block_table"], (0, 3), value=NO_BLOCK)
+    in_order = args["block_table"].flatten().sort().values.view(3, -1)
+    table = torch.nn.functional.pad(in_order, (0, 3), value=NO_BLOCK)
     table[1] = NO_BLOCK
     cu_nodes = torch.tensor([0, 5, 5, 10], dtype=torch.int32)
     args |= rows | dict(block_table=table, cu_nodes=cu_nodes, max_num_nodes=64, max_context_len=None)

@@ -13,18 +13,16 @@ import torch  # noqa: E402
 from engines import answers, greedy, mixed_prompts  # noqa: E402
 from tiny_models import draft_for, tiny_llama, tiny_llava  # noqa: E402
 
-# These take most of an interpreted step; test_kernels.py runs them too.
-SLOW = ("tree_attention", "draft_attention", "best_tree")
-
 
 @pytest.fixture(scope="session", autouse=True)
 def v2_engines():
     if torch.cuda.is_available():
         yield
         return
-    with pytest.MonkeyPatch.context() as patch, v2.torch_paths(*SLOW):
+    with pytest.MonkeyPatch.context() as patch:
         v2.keep_async_scheduling(patch)
         v2.without_sorting_kernel(patch)
+        v2.torch_paths(patch)
         v2.take_integer_masks(patch)
         v2.torch_prompts(patch)
         v2.unpinned_pictures(patch)

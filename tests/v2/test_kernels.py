@@ -3,21 +3,21 @@
 import importlib
 
 from engines import accepted_tokens, answers, draft_stats, greedy, mixed_prompts
-from v2 import engine
+from v2 import SLOW, engine
 
 PROMPTS = slice(1, 4, 2)
 
 
 def test_every_kernel_interpreted(llava, drafts, plain_answers, misranking, monkeypatch):
     launched = set()
-    for operation in ("tree_attention", "draft_attention", "best_tree"):
+    for operation in SLOW:
         module = importlib.import_module(f"vllm_specflash.triton_kernels.{operation}")
         monkeypatch.setattr(module, "launches", lambda tensor, operation=operation: launched.add(operation) or True)
     with engine(llava, drafts["knowing"], {"num_speculative_tokens": 5}) as llm:
         expected = [tokens[:12] for tokens in plain_answers[PROMPTS]]
         assert answers(llm, mixed_prompts()[PROMPTS], greedy(12)) == expected
         assert accepted_tokens(llm) > 8 and draft_stats(llm)["moved"] > 4
-    assert launched == {"tree_attention", "draft_attention", "best_tree"}
+    assert launched == set(SLOW)
 
 
 def test_vllms_own_attention_takes_what_is_left_of_the_batch(llava, drafts, plain_answers, misranking, vllms_kernels):

@@ -1,15 +1,13 @@
 """What single requests may ask for, all on one engine beside each other: orders, limits, stops, joining and leaving."""
 
-import json
-
 import pytest
-from engines import accepted_tokens, answers, draft_stats, greedy, runner
+from engines import answers, draft_stats, greedy, runner
 from tiny_models import draft_for
 from v2 import engine, misrank
 from vllm import SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 
-SCHEMA = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}, "ok": {"type": "boolean"}}, "required": ["n", "ok"]})
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}, "ok": {"type": "boolean"}}, "required": ["n", "ok"]}
 TOKENS = 16
 
 

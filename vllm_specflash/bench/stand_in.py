@@ -118,10 +118,11 @@ class DecodeStep(SpecFlashRunnerMixin, _Runner):
         table = torch.arange(requests * blocks, dtype=torch.int32, device=device).view(requests, blocks)
         speculator.block_table = table
         self.block_tables = SimpleNamespace(input_block_tables=[table])
-        self.input_buffers = SimpleNamespace(positions=batch.positions)
+        self.input_buffers, self.lora_state = SimpleNamespace(positions=batch.positions), SimpleNamespace()
         self.slot_mappings = {"draft": torch.zeros(batch.num_tokens, dtype=torch.int64, device=device)}
         pages = torch.zeros(requests * blocks, BLOCK_SIZE, config.num_key_value_heads, config.head_dim, device=device)
         addresses = torch.zeros(2 * TARGET_LAYERS, 5, dtype=torch.int64, device=device)
+        self.lora_state = SimpleNamespace(node_bounds=None)
         self._caches = CacheTable((pages,) * (2 * TARGET_LAYERS), addresses, 8)
         sampler = RejectionSampler.__new__(RejectionSampler)
         sampler.sampler = lambda logits, batch: SamplerOutput(

@@ -9,11 +9,10 @@ import typer
 
 from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.report import print_acceptance, print_comparison, print_skipped
-from vllm_specflash.config import SpecFlashError
 from vllm_specflash.demo.cache import cache_root
 from vllm_specflash.train.allocator import keep_freed_memory
-from vllm_specflash.train.answers import Answer, AnswerFolder
-from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
+from vllm_specflash.train.answers import Answer
+from vllm_specflash.train.dataset import AnswerSet, greedy_held_out
 from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.provenance import write_provenance
@@ -48,7 +47,7 @@ def run(
         model = Target(target).to(device)
         network = read_draft(draft, model).to(device)
         model.layers = network.config.target_layers or []
-        answers = _greedy_held_out(model, data, held_out_share, max_length, skipped)[:limit]
+        answers = greedy_held_out(model, data, held_out_share, max_length, skipped)[:limit]
     config = network.config
     if chain_length is not None and rounds is None:
         rounds = -(-chain_length // config.semi_ar_width)
@@ -79,16 +78,6 @@ def run(
         facts |= {"measured": _figures(served.acceptance), "identical": served.identical, "served": served.answers}
     if out is not None:
         write_provenance(out, **facts)
-
-
-def _greedy_held_out(model: Target, data: list[Path], share: float, max_length: int, skipped: Counter) -> list[Answer]:
-    answers = load_answers([AnswerFolder(folder) for folder in data], model, max_length, skipped)
-    kept = [answer for answer in answers if answer.temperature == 0 and is_held_out(answer.prompt.id, share)]
-    if not kept:
-        raise SpecFlashError(
-            f"None of the {len(answers)} answers is greedy and held out: raise --held-out-share, or generate more."
-        )
-    return kept
 
 
 def _serve(target: str, drafts: dict, answers: list[Answer], max_model_len: int, dtype: str):

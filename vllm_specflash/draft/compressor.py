@@ -1,4 +1,4 @@
-"""Latent-guided compression of a visual span (METHOD.md, idea 1): the paper's form, and one that knows places.
+"""Latent-guided compression of a visual span (arXiv 2505.12728): the paper's form, and one that knows places.
 
 Both are a softmax over the span's positions, which a span that arrives in chunks can resume. An engine therefore calls
 
@@ -12,6 +12,7 @@ and `forward` does the same in one go, for training.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization
 
 FORMS = ("paper", "placed")
 FEATURES = ("states", "embeddings", "both")
@@ -44,7 +45,7 @@ class LatentCompressor(nn.Module):
         return self.latents(weights.to(rows.dtype) @ rows)[: self.num_rows(length)]
 
     def initialise(self, std: float) -> None:
-        nn.init.normal_(self.queries, std=std)
+        initialization.normal_(self.queries, std=std)
 
 
 class PlacedCompressor(LatentCompressor):
@@ -89,11 +90,6 @@ class PlacedCompressor(LatentCompressor):
 
     def initialise(self, std: float) -> None:
         """Latents begin as windows: cells of a square grid where M and P are squares, else pieces of the span in order."""
-        # Next to no content query: what is worth asking for is learned from what the windows hold.
-        nn.init.normal_(self.queries, std=std / self.queries.shape[1] ** 0.5)
-        nn.init.normal_(self.projection.weight, std=std)
-        nn.init.zeros_(self.projection.bias)
-        nn.init.zeros_(self.own)
         side, across = round(self.positions**0.5), round(self.num_latents**0.5)
         if side * side == self.positions and across * across == self.num_latents:
             at, middle = _grid(side), _grid(across)
@@ -101,8 +97,12 @@ class PlacedCompressor(LatentCompressor):
         else:
             at, middle = (((torch.arange(n) + 0.5) / n) for n in (self.positions, self.num_latents))
             distance = (at[None] - middle[:, None]).square() * self.num_latents**2
-        heads = self.queries.shape[0] // self.num_latents
-        self.queries[:, -self.positions :] = (-4 * distance).repeat_interleave(heads, 0)
+        # Next to no content query: what is worth asking for is learned from what the windows hold.
+        queries = torch.randn_like(self.queries) * (std / self.queries.shape[1] ** 0.5)
+        heads = len(queries) // self.num_latents
+        queries[:, -self.positions :] = (-4 * distance).repeat_interleave(heads, 0)
+        initialization.copy_(self.queries, queries)
+        initialization.zeros_(self.own)
 
 
 def _grid(side: int) -> Tensor:

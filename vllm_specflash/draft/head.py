@@ -1,4 +1,4 @@
-"""The semi-autoregressive head: K future hidden states from one (METHOD.md, idea 2), and the transition term."""
+"""The semi-autoregressive head: K future hidden states from one (arXiv 2505.12728), and the transition term."""
 
 import torch
 import torch.nn.functional as F

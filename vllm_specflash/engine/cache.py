@@ -19,6 +19,10 @@ class DraftCache:
 
     vLLM never calls the layer: nobody but us reads its pages, so a page may be laid out as the draft likes. Where
     vLLM's layout keeps a block's keys and values together, a page is [block_size, 2, Hkv, Dh], with Hkv this rank's.
+
+    A row is made of the token after its position too, so that of a block's last position holds the token that the block's first
+    reader had next. A request that shares the block and goes on otherwise sees one row that is not its own: its chances differ
+    a little, its answer never does.
     """
 
     def __init__(self, vllm_config: VllmConfig, draft: DraftAttention):

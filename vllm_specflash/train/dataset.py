@@ -3,6 +3,7 @@
 import zlib
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from rich.progress import track
@@ -64,6 +65,17 @@ def load_answers(folders: list[AnswerFolder], target: Target, max_length: int, s
         names = ", ".join(str(folder.folder) for folder in folders)
         raise SpecFlashError(f"There are no usable answers in {names}: generate some with `specflash data`.")
     return list(kept.values())
+
+
+def greedy_held_out(target: Target, folders: list[Path], share: float, max_length: int, skipped: Counter) -> list[Answer]:
+    """The answers that a draft's acceptance is measured on. Raises SpecFlashError where there are none."""
+    answers = load_answers([AnswerFolder(folder) for folder in folders], target, max_length, skipped)
+    kept = [answer for answer in answers if answer.temperature == 0 and is_held_out(answer.prompt.id, share)]
+    if not kept:
+        raise SpecFlashError(
+            f"None of the {len(answers)} answers is greedy and held out: raise --held-out-share, or generate more."
+        )
+    return kept
 
 
 class AnswerSet(torch.utils.data.Dataset):

@@ -141,6 +141,7 @@ class Eagle3Draft(nn.Module):
             "head_dim": self.midlayer.self_attn.head_dim, "hidden_act": "silu", "tie_word_embeddings": False,
             "vocab_size": text.vocab_size, "draft_vocab_size": len(self.d2t), "rope_theta": self.midlayer.self_attn.theta,
             "max_position_embeddings": text.max_position_embeddings, "dtype": "bfloat16",
-            "eagle_aux_hidden_state_layer_ids": self.layers,
+            # vLLM takes three features of a position unless it is told how many.
+            "eagle_aux_hidden_state_layer_ids": self.layers, "num_aux_hidden_states": len(self.layers),
         }  # fmt: skip
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Losses of METHOD.md, per offset: SmoothL1 on the hidden state, cross-entropy against the target's distribution."""
+"""Losses of the paper, per offset: SmoothL1 on the hidden state, cross-entropy against the target's distribution."""
 
 from dataclasses import dataclass, field
 

@@ -19,7 +19,10 @@ class DraftOptions:
 
     semi_ar_width: int = field(default=5, metadata={"help": "K, tokens per draft forward."})
     num_rounds: int = field(default=1, metadata={"help": "R, draft forwards per step that the checkpoint asks for."})
-    num_latents: int = field(default=16, metadata={"help": "M, rows that a visual span is pooled into."})
+    num_latents: int = field(default=16, metadata={"help": "M, rows that a visual span is pooled into; 0: none."})
+    compressor: str = field(default="paper", metadata={"help": "How they are pooled: paper, or placed (knows places)."})
+    latent_positions: int = field(default=64, metadata={"help": "Of placed: bins along a span; best its usual length."})
+    latent_heads: int = field(default=1, metadata={"help": "Of placed: queries per latent."})
     head_expansion: int = field(default=4, metadata={"help": "Width of the head's hidden layer, in hidden sizes."})
     draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens the draft can propose; 0: all."})
     transition_rank: int = field(default=64, metadata={"help": "Rank of the correction between positions; 0: none."})
@@ -53,6 +56,9 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
         semi_ar_width=options.semi_ar_width,
         num_rounds=options.num_rounds,
         num_latents=options.num_latents,
+        compressor=options.compressor,
+        latent_positions=options.latent_positions,
+        latent_heads=options.latent_heads,
         head_expansion=options.head_expansion,
         draft_vocab_size=None if d2t is None else len(d2t),
         transition_rank=options.transition_rank,

@@ -13,12 +13,13 @@ from vllm_specflash.config import SpecFlashError, first_sentence
 RAISED = re.compile(r"(?:^|[\])] )(?:\w+\.)*(\w*(?:Error|Exception)): (\S.*)$", re.MULTILINE)
 # vLLM's processes report each other's ends; the cause is what was raised before.
 REPORTS = ("Engine core initialization failed", "WorkerProc initialization failed", "Engine core proc", "EngineCore encountered an issue")
+MORE = "give the KV cache more (VLLM_CPU_KVCACHE_SPACE on a CPU, gpu_memory_utilization on a GPU) or lower the maximum length"
 # Of the causes that have to do with memory: what vLLM says, and what is to be done.
 ADVICE = (
     ("Available memory on node", "set VLLM_CPU_KVCACHE_SPACE to the GiB that the KV cache may take"),
     ("Free memory on device", "lower gpu_memory_utilization, or end what else uses the device"),
-    ("KV cache is needed", "give the KV cache more (VLLM_CPU_KVCACHE_SPACE, gpu_memory_utilization) or lower the maximum length"),
-    ("No available memory for the cache blocks", "raise gpu_memory_utilization, or lower the maximum length"),
+    ("KV cache is needed", MORE),
+    ("No available memory for the cache blocks", MORE),
 )
 
 

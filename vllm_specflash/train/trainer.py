@@ -1,4 +1,4 @@
-"""Training of a draft: transformers' Trainer around the losses of METHOD.md, judged by simulated acceptance."""
+"""Training of a draft: transformers' Trainer around the losses of loss.py, judged by simulated acceptance."""
 
 from collections import Counter
 from pathlib import Path

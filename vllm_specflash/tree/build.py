@@ -1,6 +1,6 @@
 """The best tree of n nodes, in the order and form that hosts work with; the search itself is an op (triton_kernels/best_tree.py).
 
-A node's score is the product of its tokens' chances along its path (METHOD.md), so no node scores higher than its
+A node's score is the product of its tokens' chances along its path, so no node scores higher than its
 parent and the n best nodes are a tree.
 """
 

@@ -9,6 +9,7 @@ from vllm.v1.attention import selector
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 from vllm.v1.worker.cpu import model_runner
 
+from vllm_specflash.compat import V2_CPU_NAMES
 from vllm_specflash.config import TREE_BACKEND
 from vllm_specflash.engine.v2.runner import SpecFlashRunnerMixin
 from vllm_specflash.engine.v2.worker import SpecFlashWorkerMixin
@@ -37,6 +38,6 @@ class SpecFlashCPUModelRunner(SpecFlashRunnerMixin, model_runner.CPUModelRunner)
 
 class SpecFlashCPUWorker(SpecFlashWorkerMixin, cpu_worker.CPUWorker):
     def init_device(self) -> None:
-        self.require_v2()
+        self.require_v2(*V2_CPU_NAMES)
         with replaced(model_runner, "CPUModelRunner", SpecFlashCPUModelRunner):
             super().init_device()

@@ -9,6 +9,7 @@ from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.synthetic import conditional
 from vllm_specflash.engine.v2.backend import TreeAttentionImpl, TreeMetadataBuilder, keys_and_values, obstacle
+from vllm_specflash.engine.v2.lora import NodeLoraState
 from vllm_specflash.engine.v2.speculator import SpecFlashSpeculator
 from vllm_specflash.engine.v2.verifier import TreeVerifier
 from vllm_specflash.engine.worker import replaced
@@ -30,6 +31,7 @@ class SpecFlashRunnerMixin:
         with replaced(model_runner, "init_speculator", SpecFlashSpeculator):
             super().__init__(vllm_config, device)
         self.speculator.req_states = self.req_states
+        self.lora_state.__class__ = NodeLoraState
         # Set by the worker that speaks for the engine, once it is warm.
         self.metrics: WorkerMetrics | None = None
         self._caches: CacheTable | None = None
@@ -93,6 +95,7 @@ class SpecFlashRunnerMixin:
     def prepare_attn(self, input_batch):
         # Slots come first, from linear positions; then the nodes' positions become those of their depths.
         prepared = super().prepare_attn(input_batch)
+        self.lora_state.node_bounds = input_batch.cu_num_logits_np
         speculator = self.speculator
         tree_rows(
             input_batch.idx_mapping,

@@ -3,7 +3,7 @@
 from vllm.v1.worker import gpu_worker
 from vllm.v1.worker.gpu import model_runner
 
-from vllm_specflash import plugin
+from vllm_specflash import compat, plugin
 from vllm_specflash.compat import V2_NAMES
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.engine.metrics import WorkerMetrics
@@ -15,13 +15,13 @@ from vllm_specflash.engine.worker import replaced, require_engine_names
 class SpecFlashWorkerMixin:
     """Goes before vLLM's worker in the bases."""
 
-    def require_v2(self) -> None:
-        """Called before the device is set up.
+    def require_v2(self, *names: compat.Name) -> None:
+        """Called before the device is set up, with what this kind of worker leans on besides.
 
         Raises:
             SpecFlashError: this vLLM lacks something, or runs this engine on its older model runner.
         """
-        require_engine_names(V2_NAMES)
+        require_engine_names(V2_NAMES + names)
         if not self.use_v2_model_runner:
             raise SpecFlashError(
                 "SpecFLASH needs vLLM's model runner V2 on this machine, and this vLLM runs the target on V1: unset "

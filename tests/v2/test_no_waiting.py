@@ -1,0 +1,90 @@
+"""A decode step never waits for the device, moves nothing between it and the host, and finds its tensors where they were."""
+
+from unittest import mock
+
+import pytest
+import torch
+from engines import greedy, mixed_prompts, runner
+from v2 import engine
+
+from vllm_specflash.bench.launches import as_vllm, counting, decode_step
+from vllm_specflash.bench.random_draft import default_draft
+from vllm_specflash.bench.stand_in import SMALL, DecodeStep
+from vllm_specflash.engine.v2 import speculator, verifier
+
+
+@pytest.mark.parametrize("requests", [1, 7])
+def test_no_part_of_a_step_reads_values_or_moves_them(requests):
+    """On torch's meta device, which has no values: reading one raises."""
+    parts = decode_step(requests, context=100, nodes=7)
+    assert set(parts) == {"prepare", "verify", "draft"}
+    for counter in parts.values():
+        assert counter.counts.total() > 0 and not counter.transfers
+
+
+WAITS = {
+    "item": lambda tensor: tensor[0].item(),
+    "cpu": lambda tensor: tensor.cpu(),
+    "nonzero": lambda tensor: tensor.nonzero(),
+    "a mask": lambda tensor: tensor[tensor > 0],
+    "tolist": lambda tensor: tensor.tolist(),
+    "an if": lambda tensor: 1 if tensor.any() else 0,
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+@pytest.mark.parametrize("place", ["draft", "verify"])
+def test_waiting_would_be_seen(wait, place, monkeypatch):
+    """The test above, were one such line in the engine."""
+    owner, name = {"draft": (speculator, "slot_queries"), "verify": (verifier, "tree_accept")}[place]
+    whole = getattr(owner, name)
+
+    def waiting(first, *args):
+        wait(first)
+        return whole(first, *args)
+
+    monkeypatch.setattr(owner, name, waiting)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        decode_step(2, context=100, nodes=7)
+
+
+def test_what_leaves_the_device_would_be_seen():
+    with mock.patch.object(verifier, "get_num_sampled_and_rejected", as_vllm):
+        step = DecodeStep("meta", default_draft(SMALL), 2, 7, 100)
+        with counting() as counter:
+            step.num_sampled.copy_(torch.ones(2, dtype=torch.int32))
+    assert counter.transfers == {"h2d": 1}
+
+
+def addresses(ours) -> dict[str, int]:
+    """Of everything that graphs read or write."""
+    drafting = ours.speculator
+    tables, kept = drafting.tables, drafting.kept
+    tensors = {
+        "block table": drafting.block_table, "drafts": drafting.drafts, "hidden": drafting.hidden,
+        "ratio": drafting.calibration.ratio, "counters": drafting.counters.totals, "given": tables.given,
+        "confidence": drafting.draft_token_confidence_probs, "positions": ours.input_buffers.positions,
+        "kept drafts": kept.drafts, "kept confidence": kept.confidence,
+    }  # fmt: skip
+    for name, group in (
+        ("rows", drafting.rows), ("committed", drafting.committed), ("trees", tables.trees),
+        ("spans", tables.spans), ("seen", tables.flags.spans), ("queries", drafting.queries.cut(1)[:3]),
+        ("verified", ours.rejection_sampler.rows), ("kept trees", kept.trees),
+    ):  # fmt: skip
+        tensors |= {f"{name} {k}": tensor for k, tensor in enumerate(group)}
+    return {name: tensor.data_ptr() for name, tensor in tensors.items()}
+
+
+def test_tensors_keep_their_addresses(llava, drafts, misranking):
+    with engine(llava, drafts["knowing"], max_num_batched_tokens=64) as llm:
+        ours, core, steps = runner(llm), llm.llm_engine, 0
+        before = addresses(ours)
+        assert before["drafts"] == before["kept drafts"] and before["rows 0"] == before["verified 0"]
+        assert before["block table"] == ours.block_tables.input_block_tables[0].data_ptr()
+        for index, prompt in enumerate(mixed_prompts()[:4]):
+            core.add_request(str(index), prompt, greedy(6 + index))
+        while core.has_unfinished_requests():
+            core.step()
+            steps += 1
+            assert addresses(ours) == before
+        assert steps > 6

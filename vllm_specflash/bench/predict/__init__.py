@@ -1,0 +1,1 @@
+"""What a draft would gain on this machine, before one is trained."""
