@@ -139,7 +139,7 @@ def test_a_pause_of_one_rank_is_a_pause_of_both(pair, plain_answers):
 
 
 # Between the all-reduces of a step, and, on the rank that chooses, after them.
-PLACES = [*((rank, where) for rank in (0, 1) for where in ("model.fuse", "cache.write", "model.predict")), (0, "_choose")]
+PLACES = [*((rank, where) for rank in (0, 1) for where in ("model.fuse", "model.attention.heads", "model.predict")), (0, "_choose")]
 
 
 @pytest.mark.parametrize("rank, where", PLACES)

@@ -7,8 +7,9 @@ import torch
 from engines import greedy, mixed_prompts, runner
 from v2 import engine
 
-from vllm_specflash.bench.launches import _as_vllm, counting, decode_step
-from vllm_specflash.bench.stand_in import SMALL, DecodeStep, default_draft
+from vllm_specflash.bench.launches import as_vllm, counting, decode_step
+from vllm_specflash.bench.random_draft import default_draft
+from vllm_specflash.bench.stand_in import SMALL, DecodeStep
 from vllm_specflash.engine.v2 import speculator, verifier
 
 
@@ -48,7 +49,7 @@ def test_waiting_would_be_seen(wait, place, monkeypatch):
 
 
 def test_what_leaves_the_device_would_be_seen():
-    with mock.patch.object(verifier, "get_num_sampled_and_rejected", _as_vllm):
+    with mock.patch.object(verifier, "get_num_sampled_and_rejected", as_vllm):
         step = DecodeStep("meta", default_draft(SMALL), 2, 7, 100)
         with counting() as counter:
             step.num_sampled.copy_(torch.ones(2, dtype=torch.int32))
