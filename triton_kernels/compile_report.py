@@ -87,6 +87,9 @@ def cases() -> dict[str, Callable[[], object]]:
     tree("head 128, 32 nodes x 1, bf16", samples.LLAVA, 32, half, 1)
     tree("head 128, 64 nodes x 1, bf16", samples.LLAVA, 64, half, 1)
     tree("head 128, 1 node x 1, bf16, split", samples.LLAVA, 1, half, 4)
+    tree("head 64, 4 nodes x 3, bf16, split", samples.SMOL, 4, half, 4)
+    tree("head 64, 8 nodes x 3, bf16, split", samples.SMOL, 8, half, 4)
+    tree("head 256, 8 nodes x 2, bf16, split", samples.WIDE, 8, half, 4)
     for label, dtype in (("bf16", half), ("fp32", single)):
         draft(f"head 128 x 7, 4 spans, 5 in memory, {label}, split", samples.QWEN, 4, 5, dtype, 4)
         draft(f"head 128 x 7, 4 spans, {label}", samples.QWEN, 4, 0, dtype, 1)

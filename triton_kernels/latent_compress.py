@@ -73,10 +73,10 @@ def latent_compress_torch(queries: Tensor, hidden: Tensor, cu_seqlens: Tensor, s
 
 @triton.jit(do_not_specialize=["num_rows"])
 def scores_kernel(
-    queries, hidden, scores, num_rows, stride_query, stride_hidden,
+    queries, hidden, scores, num_rows, stride_scores, stride_query, stride_hidden,
     M: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """A F^T over one part of the hidden dimension, for ROWS rows and BLOCK_M latents; scores [parts, M, T] float32."""
+    """A F^T over one part of the hidden dimension, for ROWS rows and BLOCK_M latents; scores [parts, M, T or more] float32."""
     part = tl.program_id(2)
     width = tl.cdiv(tl.cdiv(D, tl.num_programs(2)), STEP) * STEP
     t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -93,13 +93,13 @@ def scores_kernel(
             other=0.0,
         )
         acc = tl.dot(a, f.to(tl.float32), acc, input_precision="tf32x3")
-    cell = (part * M + m).to(tl.int64)[:, None] * num_rows + t[None, :]
+    cell = (part * M + m).to(tl.int64)[:, None] * stride_scores + t[None, :]
     tl.store(scores + cell, acc, mask=(m < M)[:, None] & (t < num_rows)[None, :])
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_parts"])
+@triton.jit(do_not_specialize=["num_parts"])
 def pool_kernel(
-    scores, hidden, cu_seqlens, old_max, old_sum, old_acc, new_max, new_sum, new_acc, num_rows, num_parts, stride_hidden,
+    scores, hidden, cu_seqlens, old_max, old_sum, old_acc, new_max, new_sum, new_acc, num_parts, stride_scores, stride_hidden,
     M: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Online softmax of one span's chunk on top of its old state, for BLOCK_M latents and COLUMNS hidden dimensions."""
@@ -118,7 +118,7 @@ def pool_kernel(
         tile = tl.zeros([BLOCK_M, ROWS], tl.float32)
         for part in range(num_parts):
             tile += tl.load(
-                scores + (part * M + m).to(tl.int64)[:, None] * num_rows + t[None, :],
+                scores + (part * M + m).to(tl.int64)[:, None] * stride_scores + t[None, :],
                 mask=latent[:, None] & (t < end)[None, :],
                 other=0.0,
             )
@@ -150,10 +150,11 @@ def latent_compress_triton(queries: Tensor, hidden: Tensor, cu_seqlens: Tensor, 
     block_m = min(max(16, triton.next_power_of_2(latents)), 64)
     row_tiles, latent_tiles = triton.cdiv(rows, ROWS), triton.cdiv(latents, block_m)
     parts = min(MAX_PARTS, triton.cdiv(size, STEP), triton.cdiv(ENOUGH_PROGRAMS, max(1, row_tiles * latent_tiles)))
-    scores = hidden.new_empty(parts, latents, rows, dtype=torch.float32)
+    # Whole tiles of rows: the same alignment whatever the chunk's length, so that it makes no kernel of its own.
+    scores = hidden.new_empty(parts, latents, row_tiles * ROWS, dtype=torch.float32)
     if rows:
         launch(scores_kernel, (row_tiles, latent_tiles, parts),
-            queries, hidden, scores, rows, queries.stride(0), row_stride(hidden),
+            queries, hidden, scores, rows, scores.stride(1), queries.stride(0), row_stride(hidden),
             M=latents, D=size, BLOCK_M=block_m, ROWS=ROWS, STEP=STEP, num_warps=4, num_stages=2,
         )  # fmt: skip
     out = CompressState(*(torch.empty_like(part) for part in state))
@@ -161,7 +162,7 @@ def latent_compress_triton(queries: Tensor, hidden: Tensor, cu_seqlens: Tensor, 
         # With 64 latents the pooling would spill on sm_80; the second tile finds the hidden states in L2.
         pool_m = min(block_m, 32)
         launch(pool_kernel, (triton.cdiv(size, COLUMNS), triton.cdiv(latents, pool_m), spans),
-            scores, hidden, cu_seqlens, *state, *out, rows, parts, row_stride(hidden),
+            scores, hidden, cu_seqlens, *state, *out, parts, scores.stride(1), row_stride(hidden),
             M=latents, D=size, BLOCK_M=pool_m, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4, num_stages=2,
         )  # fmt: skip
     return out

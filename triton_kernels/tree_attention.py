@@ -175,7 +175,7 @@ def tile_config(rows: int, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
     if dtype == torch.float32:
         return dict(BLOCK_M=16, BLOCK_N=16, BLOCK_D=block_d, num_warps=4, num_stages=2)
     block_m, block_n = min(wanted, 128 if block_d < 128 else 64), 64 if block_d <= 128 else 16
-    num_warps = 8 if block_m * block_d >= 32 * 128 else 4
+    num_warps = 8 if block_m * block_d >= 16 * 128 else 4
     return dict(BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d, num_warps=num_warps, num_stages=2)
 
 
