@@ -190,8 +190,17 @@ def test_a_cached_model_needs_no_hub(monkeypatch):
     assert huggingface_hub.constants.HF_HUB_OFFLINE
 
 
-def test_a_step_of_the_draft_has_one_state_per_token():
-    network = SpecFlashDraft(SpecFlashConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8, semi_ar_width=5))
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {}, {"compressor": "placed", "visual_features": "both"}, {"compressor": "placed", "visual_features": "states"}, {"target_layers": [1, 2]},
+        {"num_latents": 0}, {"variant": "plain"}, {"transition_rank": 4, "selector_width": 8},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_step_of_the_draft_has_one_state_per_token(shape):
+    small = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "semi_ar_width": 5}
+    network = SpecFlashDraft(SpecFlashConfig(**small, **shape))
     states, seconds = draft_step(network)
     assert states.shape == (5, 32) and torch.isfinite(states).all() and seconds > 0
 

@@ -18,7 +18,7 @@ def test_make_knows_the_target(target):
 
 
 def test_paths_exist():
-    assert len(TARGETS) == 7 and len(PATHS) > 20
+    assert len(TARGETS) >= 7 and len(PATHS) > 20
     # A file of the package may go by its name alone, where the sentence says whose it is.
     missing = [path for path in PATHS if not (ROOT / path).exists() and not list((ROOT / "vllm_specflash").rglob(path.rstrip("/")))
                and not list((ROOT / "triton_kernels").glob(path))]  # fmt: skip

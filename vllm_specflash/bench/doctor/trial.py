@@ -44,9 +44,11 @@ def _ascending_ids(network: SpecFlashDraft) -> bool:
 def draft_step(network: SpecFlashDraft, text: int = TEXT, visual: int = VISUAL) -> tuple[torch.Tensor, float]:
     """States h^ [K, D] after random inputs, an image of `visual` tokens and `text` tokens after it, and the seconds it took."""
     size = network.config.hidden_size
-    hidden, embeddings, picture = torch.randn(text, size), torch.randn(text, size), torch.randn(visual, size)
+    hidden, embeddings = torch.randn(text, network.config.feature_size), torch.randn(text, size)
+    # A picture's final states, and what the projector gave the target, for the compressors that pool it.
+    picture, projected = torch.randn(visual, size), torch.randn(visual, size)
     began = time.perf_counter()
-    rows = torch.cat((network.compressor(picture), network.fuse(embeddings, hidden)))
+    rows = torch.cat((network.compressor(picture, projected), network.fuse(embeddings, hidden)))
     last = network.layer(rows[None], torch.arange(len(rows))[None], dense_causal_attention)[0, -1]
     states = network.predict(last[None])[0]
     return states, time.perf_counter() - began
