@@ -8,7 +8,7 @@ from vllm_specflash.engine.attention_layers import attention_layers
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.synthetic import conditional
-from vllm_specflash.engine.v2.backend import TreeAttentionImpl, TreeMetadataBuilder, keys_and_values, obstacle
+from vllm_specflash.engine.v2.backend import TreeMetadataBuilder, keys_and_values, obstacle
 from vllm_specflash.engine.v2.lora import NodeLoraState
 from vllm_specflash.engine.v2.speculator import SpecFlashSpeculator
 from vllm_specflash.engine.v2.verifier import TreeVerifier

@@ -5,7 +5,6 @@ Nothing here depends on a step's values: the host writes a request's spans and f
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vllm_specflash.engine.spans import Spans
 from vllm_specflash.engine.transfer import to_device
