@@ -66,7 +66,8 @@ def test_the_reference_is_the_forward_of_training(dense, plainly):
     states = answer_states(dense.draft, batch, hidden, dense.target.embedding)
     chances = (states @ dense.lm_head.T).softmax(-1)[:, 0].sort(descending=True).values
     positions = batch.answer_from.tolist()
-    torch.testing.assert_close(chances, torch.cat([said[t].first for t in positions]), atol=1e-6, rtol=0)
+    # Sums in another order: 2e-6 apart on some CPUs.
+    torch.testing.assert_close(chances, torch.cat([said[t].first for t in positions]), atol=TOLERANCE / 10, rtol=0)
 
 
 def test_text_and_images_in_one_batch(dense, plainly):

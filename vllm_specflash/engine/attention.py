@@ -57,6 +57,9 @@ class Verification:
             timings.append((time.perf_counter() - began) / len(blocks))
         return min(timings)
 
+    def fits(self, trees: StepTrees, rows: np.ndarray, base: np.ndarray) -> bool:
+        return PathSequences(trees, rows, base, self.spare, self.block_size).spare_blocks <= len(self.spare)
+
     def begin(self, trees: StepTrees | None, rows: np.ndarray | None = None, base: np.ndarray | None = None) -> None:
         """A step begins; whatever the last one left is gone."""
         self.trees, self.rows, self.base, self.sequences = trees, rows, base, None

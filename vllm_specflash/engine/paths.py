@@ -65,6 +65,11 @@ class PathSequences:
         last = self.base[self.trees.request[self._side]] + self.trees.depth[self._ends]
         return last // self.block_size - self._first + 1
 
+    @property
+    def spare_blocks(self) -> int:
+        """How many spare blocks all side paths need."""
+        return int(self._count.sum())
+
     @cached_property
     def _blocks(self) -> np.ndarray:
         """[P, most] ids of every side path's blocks; beyond its own they mean nothing."""

@@ -20,7 +20,7 @@ from vllm_specflash.engine.synthetic import conditional
 from vllm_specflash.engine.verification import TreeVerification
 from vllm_specflash.engine.verify import NodeSampler
 from vllm_specflash.tree.cost import SIZES, StepCost
-from vllm_specflash.tree.step import StepTrees
+from vllm_specflash.tree.step import Draft, StepTrees
 
 logger = init_logger("vllm.specflash")
 
@@ -90,10 +90,15 @@ class SpecFlashRunnerMixin:
     def _begin_trees(self, drafts: dict[str, list[int]], rows: np.ndarray) -> None:
         """Note this step's trees, and set every node's position to that of its depth; slots stay one after the other."""
         req_ids = self.input_batch.req_ids
-        trees = StepTrees.of([self.drafter.drafted(req_id, len(drafts.get(req_id, ()))) for req_id in req_ids])
+        lengths = [len(drafts.get(req_id, ())) for req_id in req_ids]
+        trees = StepTrees.of([self.drafter.drafted(req_id, length) for req_id, length in zip(req_ids, lengths)])
         start = self.input_batch.num_computed_tokens_cpu[: len(req_ids)].astype(np.int64)
         rows = np.asarray(rows[: len(req_ids)], dtype=np.int64)
-        self.verification.begin(trees, rows, start + rows - trees.counts)
+        base = start + rows - trees.counts
+        if trees.branches and not self.verification.fits(trees, rows, base):
+            # Requests that waited a step bring trees from before: with newer ones they need more than any one step's did.
+            trees = StepTrees.of([Draft.chain(length) for length in lengths])
+        self.verification.begin(trees, rows, base)
         if trees.branches:
             back = np.zeros(int(rows.sum()), dtype=np.int64)
             back[trees.rows(rows)] = trees.index - trees.depth

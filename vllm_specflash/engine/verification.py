@@ -30,6 +30,9 @@ class TreeVerification(Protocol):
 
     trees: StepTrees | None
 
+    def fits(self, trees: StepTrees, rows: np.ndarray, base: np.ndarray) -> bool:
+        """Whether a step's trees can all be verified; arguments as in begin."""
+
     def begin(self, trees: StepTrees, rows: np.ndarray, base: np.ndarray) -> None:
         """A step begins: rows [R] scheduled of each request, base [R] target position of its root."""
 
