@@ -142,6 +142,15 @@ def test_chances_learn_from_what_the_target_took(llava, drafts, misranked_at_fir
         assert stats["errors"] == 0 and 0 < stats["moved"] < stats["branching"] / 4
 
 
+def test_chains_learn_from_what_the_target_took(llava, drafts, misranked_at_first):
+    with engine(llava, drafts["knowing"], {"tree": False}) as llm:
+        answers(llm, mixed_prompts(), greedy())
+        ratio = runner(llm).drafter.calibration.ratio
+        # The draft gives its first choice 0.5, and the target never takes it; of the second, 0.4, it has heard nothing.
+        assert calibrated(np.array([0.5]), ratio) < 0.3 and calibrated(np.array([0.4]), ratio) == 0.4
+        assert draft_stats(llm)["branching"] == 0
+
+
 def test_side_paths_that_cost_too_much_are_not_drafted(llava, drafts, misranking):
     with engine(llava, drafts["knowing"]) as llm:
         drafter = runner(llm).drafter

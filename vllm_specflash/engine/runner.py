@@ -41,6 +41,8 @@ class SpecFlashRunnerMixin:
         self.num_spare_blocks = 0
         # Without it all drafts are chains.
         self.verification: TreeVerification | None = None
+        # What the step at hand verifies.
+        self._trees: StepTrees | None = None
         # Set by the worker that speaks for the engine, once it is warm.
         self.metrics: WorkerMetrics | None = None
 
@@ -82,22 +84,23 @@ class SpecFlashRunnerMixin:
 
     def _prepare_inputs(self, scheduler_output, num_scheduled_tokens):
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
-        if self.verification is not None:
-            with self.drafter.stats.timing("verify_seconds"):
-                self._begin_trees(scheduler_output.scheduled_spec_decode_tokens, num_scheduled_tokens)
+        with self.drafter.stats.timing("verify_seconds"):
+            self._begin_trees(scheduler_output.scheduled_spec_decode_tokens, num_scheduled_tokens)
         return prepared
 
     def _begin_trees(self, drafts: dict[str, list[int]], rows: np.ndarray) -> None:
         """Note this step's trees, and set every node's position to that of its depth; slots stay one after the other."""
         req_ids = self.input_batch.req_ids
         lengths = [len(drafts.get(req_id, ())) for req_id in req_ids]
-        trees = StepTrees.of([self.drafter.drafted(req_id, length) for req_id, length in zip(req_ids, lengths)])
+        self._trees = trees = StepTrees.of([self.drafter.drafted(req_id, length) for req_id, length in zip(req_ids, lengths)])
+        if self.verification is None:
+            return
         start = self.input_batch.num_computed_tokens_cpu[: len(req_ids)].astype(np.int64)
         rows = np.asarray(rows[: len(req_ids)], dtype=np.int64)
         base = start + rows - trees.counts
         if trees.branches and not self.verification.fits(trees, rows, base):
             # Requests that waited a step bring trees from before: with newer ones they need more than any one step's did.
-            trees = StepTrees.of([Draft.chain(length) for length in lengths])
+            self._trees = trees = StepTrees.of([Draft.chain(length) for length in lengths])
         self.verification.begin(trees, rows, base)
         if trees.branches:
             back = np.zeros(int(rows.sum()), dtype=np.int64)
@@ -110,20 +113,18 @@ class SpecFlashRunnerMixin:
         self.rejection_sampler.acceptance = None
         output = super()._sample(logits, spec_decode_metadata)
         acceptance = self.rejection_sampler.acceptance
-        if self.verification is not None and acceptance is not None:
+        if acceptance is not None:
             with self.drafter.stats.timing("verify_seconds"):
-                self._commit_paths(acceptance)
+                self._learn(acceptance)
         return output
 
-    def _commit_paths(self, acceptance) -> None:
-        # First, so that a GPU has work while the host waits for the walks.
-        self.verification.commit(acceptance)
-        # Once: a GPU's copies wait for it.
-        acceptance = acceptance._replace(lengths=acceptance.lengths.cpu(), nodes=acceptance.nodes.cpu())
-        self.rejection_sampler.acceptance = acceptance
+    def _learn(self, acceptance) -> None:
+        """Keep what the walks accepted, and let the draft's chances learn from them."""
+        if self.verification is not None:
+            self.verification.commit(acceptance)
         lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
         if self.rejection_sampler.synthetic is None:
-            self.drafter.calibration.observe(*self.verification.trees.decided(lengths, nodes))
+            self.drafter.calibration.observe(*self._trees.decided(lengths, nodes))
         in_place = np.arange(1, nodes.shape[1] + 1)
         self.drafter.stats.moved += int(((nodes >= 0) & (nodes != in_place)).any(1).sum())
 
