@@ -31,6 +31,7 @@ class Finished:
         images: of the prompt, in order.
         read_as: {position: token} where the draft's row before a position was kept by another request, which went on otherwise.
         pooled_from: {span: position} where the prefix cache held a span's first part, which was not pooled again.
+        holes: (start, end) of positions whose rows the draft never kept; to those after them it is as if they were not there.
     """
 
     token_ids: list[int]
@@ -38,6 +39,7 @@ class Finished:
     images: list = field(default_factory=list)
     read_as: dict[int, int] = field(default_factory=dict)
     pooled_from: dict[int, int] = field(default_factory=dict)
+    holes: list[tuple[int, int]] = field(default_factory=list)
 
 
 class DenseDraft:
@@ -94,8 +96,17 @@ class DenseDraft:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2)
 
         wanted = [(t, row) for t, row in zip(positions, rows, strict=True) if at is None or t in at]
+        if finished.holes:
+            row_of = dict(zip(positions, rows, strict=True))
+            return {t: self._after_holes(finished.holes, u, t, row_of, attend) for t, _ in wanted}
         x = self.draft.layer(u, torch.arange(u.shape[1])[None], attend)
         return {t: self._rounds(u[:, : row + 1], x[:, row], attend) for t, row in wanted}
+
+    def _after_holes(self, holes: list[tuple[int, int]], u: Tensor, t: int, row_of: dict[int, int], attend) -> Candidates:
+        missing = {row for position, row in row_of.items() if any(a <= position < b <= t for a, b in holes)}
+        u = u[:, [row for row in range(row_of[t] + 1) if row not in missing]]
+        x = self.draft.layer(u, torch.arange(u.shape[1])[None], attend)
+        return self._rounds(u, x[:, -1], attend)
 
     def _inputs(self, sample: Sample, finished: Finished) -> Tensor:
         """Inputs u [1, S, D] of the compressed sequence."""

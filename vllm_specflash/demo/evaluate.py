@@ -146,7 +146,8 @@ def answer_with_vllm(folder: Path, asked: list[tuple[Scene | Clip | Sheet, str]]
     from PIL import Image
     from vllm import LLM, SamplingParams
 
-    llm = LLM(str(folder), max_model_len=1024, max_num_seqs=32, limit_mm_per_prompt={"image": 8}, enforce_eager=True)
+    llm = LLM(str(folder), max_model_len=1024, max_num_seqs=32, limit_mm_per_prompt={"image": 8}, enforce_eager=True,
+              kv_cache_memory_bytes=1 << 30)
     conversations = []
     for shown, request in asked:
         content = [{"type": "image_pil", "image_pil": Image.fromarray(picture)} for picture in shown.pictures()]

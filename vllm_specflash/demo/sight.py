@@ -34,7 +34,7 @@ from vllm_specflash.train.simulate import Acceptance, drafted, walk
 from vllm_specflash.train.vocabulary import choose_vocabulary, target_to_draft
 
 # Of each kind: pictures to train on, and held out.
-COUNTS = {"sheet": (110, 16), "scene": (60, 16), "clip": (20, 8)}
+COUNTS = {"sheet": (300, 24), "scene": (80, 16), "clip": (24, 8)}
 WARMUP = 30
 
 

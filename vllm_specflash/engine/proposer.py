@@ -10,6 +10,7 @@ from vllm.logger import init_logger
 
 from vllm_specflash.draft.core import DraftingCore, Queries, Rows
 from vllm_specflash.engine.draft_model import NO_SPANS, LoadedDraft
+from vllm_specflash.engine.kept import KeptRows
 from vllm_specflash.engine.latents import SpanPooler, chunks_of
 from vllm_specflash.engine.parallel import Collectives, Ranks
 from vllm_specflash.engine.sequential import reads_drafts_in_order
@@ -23,7 +24,7 @@ from vllm_specflash.tree.build import Trees
 from vllm_specflash.tree.calibration import Calibration
 from vllm_specflash.tree.cost import StepCost, best_sizes
 from vllm_specflash.tree.layout import lay_out
-from vllm_specflash.tree.pause import Pause
+from vllm_specflash.tree.pause import Pause, Typical
 from vllm_specflash.tree.step import Draft
 from vllm_specflash.triton_kernels.draft_attention import SpanTable
 
@@ -41,9 +42,10 @@ class SpecFlashProposer:
         self.ranks = Ranks()
         # Set once the engine is warm, where sizing is "auto", on the rank that leads.
         self.step_cost: StepCost | None = None
-        self._draft_seconds = 0.0
+        self._draft_seconds = Typical()
         self.pause = Pause()
         self._spans: dict[str, Spans] = {}
+        self._kept = KeptRows()
         self._drafted: dict[str, Draft] = {}
         self._chains: set[str] = set()
         self.calibration = Calibration()
@@ -70,6 +72,7 @@ class SpecFlashProposer:
             self._spans.pop(req_id, None)
             self._drafted.pop(req_id, None)
             self._chains.discard(req_id)
+            self._kept.forget(req_id)
             self.pooler.forget(req_id)
 
     def drafted(self, req_id: str, length: int) -> Draft:
@@ -85,25 +88,27 @@ class SpecFlashProposer:
             self._chains.add(req_id)
         self._spans[req_id] = self.draft.spans_of(mm_features)
 
+    def rests(self, requests: int) -> bool:
+        """Whether drafting pauses in the step of so many requests that begins; asked once a step."""
+        self.stats.steps += 1
+        resting = self.pause.take_step()
+        self.stats.paused_steps += resting
+        self.pause.ease(requests)
+        return resting
+
     @torch.inference_mode()
     def propose(self, step: Step) -> list[list[int]]:
         """Draft tokens for every request of the step, path by path (tree/layout.py); empty where there is nothing to say.
 
-        The draft's KV of every newly committed position is written whether or not a draft is wanted for it.
+        The draft's KV of every newly committed position is written whether or not a draft is wanted for it. A step may be left out: the
+        draft then never sees what it committed (kept.py).
         """
         began = time.perf_counter()
         drafts: list[list[int]] = [[] for _ in step.req_ids]
-        if self.pause.take_step():
-            self.stats.paused_steps += 1
-            step.room[:] = 0
         if self.cache.allocated and step.committed.any():
             self._draft(step, drafts)
-            # Smoothed, and slow to rise: the first forwards of a shape are not typical.
-            taken = time.perf_counter() - began
             if any(drafts):
-                self._draft_seconds += 0.2 * (min(taken, 2 * self._draft_seconds or 1) - self._draft_seconds)
-        self.pause.ease(len(step.req_ids))
-        self.stats.steps += 1
+                self._draft_seconds.add(time.perf_counter() - began)
         self.stats.proposed_tokens += sum(map(len, drafts))
         self.stats.seconds += time.perf_counter() - began
         return drafts
@@ -119,7 +124,12 @@ class SpecFlashProposer:
 
     def _draft(self, step: Step, drafts: list[list[int]]) -> None:
         """Keep what the step committed; draft for the requests that have room, into drafts."""
-        spans = SpanBatch([self._spans.get(req_id, NO_SPANS) for req_id in step.req_ids])
+        spans = SpanBatch(
+            [
+                self._spans.get(req_id, NO_SPANS).with_holes(self._kept.keep(req_id, start, count))
+                for req_id, start, count in zip(step.req_ids, step.start.tolist(), step.committed.tolist())
+            ]
+        )
         requests = np.repeat(np.arange(len(step.req_ids)), step.committed)
         within = np.arange(len(requests)) - np.repeat(np.cumsum(step.committed) - step.committed, step.committed)
         positions = step.start[requests] + within
@@ -202,7 +212,7 @@ class SpecFlashProposer:
         """Of the trees, what is worth verifying and fits, into drafts; tokens [Q, n] of their nodes."""
         slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
         chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
-        keep, gain = best_sizes(chances, len(drafts), self.step_cost, self._draft_seconds, trees.starts_path)
+        keep, gain = best_sizes(chances, len(drafts), self.step_cost, self._draft_seconds.value, trees.starts_path)
         self.pause.weigh(gain, len(drafts))
         root = step.start[requests] + step.committed[requests]
         self._hand_over(tokens.tolist(), trees, keep, requests, step, root, drafts)

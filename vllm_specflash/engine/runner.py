@@ -91,6 +91,12 @@ class SpecFlashRunnerMixin:
     def _begin_trees(self, drafts: dict[str, list[int]], rows: np.ndarray) -> None:
         """Note this step's trees, and set every node's position to that of its depth; slots stay one after the other."""
         req_ids = self.input_batch.req_ids
+        if not drafts:
+            # A plain step.
+            self._trees = None
+            if self.verification is not None:
+                self.verification.begin(None)
+            return
         lengths = [len(drafts.get(req_id, ())) for req_id in req_ids]
         self._trees = trees = StepTrees.of([self.drafter.drafted(req_id, length) for req_id, length in zip(req_ids, lengths)])
         if self.verification is None:
@@ -140,20 +146,42 @@ class SpecFlashRunnerMixin:
         common_attn_metadata,
         slot_mappings,
     ) -> list[list[int]]:
+        req_ids = self.input_batch.req_ids
+        drafts: list[list[int]] = [[] for _ in req_ids]
         try:
-            step = self._step(scheduler_output, sampled_token_ids, hidden_states, common_attn_metadata)
-            drafts = self.drafter.propose(step)
+            resting = self.drafter.rests(len(req_ids))
+            # A prompt's rows are kept whatever happens: what comes after it is drafted from them for as long as it is answered.
+            if not (resting and self._decodes_only()):
+                step = self._step(scheduler_output, sampled_token_ids, hidden_states, common_attn_metadata)
+                if resting:
+                    step.room[:] = 0
+                drafts = self.drafter.propose(step)
         except Exception:
             # A draft never breaks an answer: without one, the next step is a plain decode.
             if not self.drafter.stats.errors:
                 logger.exception("SpecFLASH could not draft; answers are unaffected, only slower. Please report this.")
             self.drafter.stats.errors += 1
             self.drafter.collectives.settle()
-            drafts = [[] for _ in self.input_batch.req_ids]
-        drafts = self.drafter.agreed(self.input_batch.req_ids, drafts)
+            drafts = [[] for _ in req_ids]
+        self._count(sampled_token_ids)
+        drafts = self.drafter.agreed(req_ids, drafts)
         if self.metrics is not None:
             self.metrics.publish(self.drafter.stats)
         return drafts
+
+    def _decoding(self) -> np.ndarray:
+        """[R] bool, requests whose rows of this step are all past their prompts."""
+        batch = self.input_batch
+        return batch.num_computed_tokens_cpu[: batch.num_reqs] >= batch.num_prompt_tokens[: batch.num_reqs]
+
+    def _decodes_only(self) -> bool:
+        return bool(self._decoding().all())
+
+    def _count(self, sampled_token_ids: list[list[int]]) -> None:
+        emitted = np.array([len(tokens) for tokens in sampled_token_ids])
+        decoding = (emitted > 0) & self._decoding()
+        self.drafter.stats.decodes += int(decoding.sum())
+        self.drafter.stats.decoded_tokens += int(emitted[decoding].sum())
 
     def _input_fits_in_drafter(self, common_attn_metadata) -> bool:
         # vLLM's own answer near max_model_len is to schedule drafts of zeros for the whole batch; ours are cut
@@ -215,9 +243,6 @@ class SpecFlashRunnerMixin:
         # Of a chunk in mid-prefill every row counts; of a decode, the last token's row and one per accepted draft.
         committed = scheduled - drafted + np.maximum(emitted - 1, 0)
         start = batch.num_computed_tokens_cpu[:count].astype(np.int64)
-        decoding = (emitted > 0) & (start >= batch.num_prompt_tokens[:count])
-        self.drafter.stats.decodes += int(decoding.sum())
-        self.drafter.stats.decoded_tokens += int(emitted[decoding].sum())
         return Step(
             req_ids=req_ids,
             hidden_states=hidden_states,
@@ -234,7 +259,7 @@ class SpecFlashRunnerMixin:
     def _path(self, width: int) -> np.ndarray | None:
         """[R, width] rows of committed positions counted from each request's first, where trees branched."""
         acceptance, verification = self.rejection_sampler.acceptance, self.verification
-        if acceptance is None or verification is None or not verification.trees.branches:
+        if acceptance is None or verification is None or not self._trees.branches:
             return None
         path = np.tile(np.arange(width), (len(acceptance.lengths), 1))
         nodes = acceptance.nodes.numpy()[:, : width - 1]

@@ -39,6 +39,15 @@ class Spans:
         start, length = ordered[:, 0], ordered[:, 1]
         return cls(start, start + length, np.minimum(length, num_latents))
 
+    def with_holes(self, holes: list[tuple[int, int]]) -> "Spans":
+        """With text that the draft keeps no rows of, as (start, end) in order: hidden like a span that leaves no latents."""
+        if not holes:
+            return self
+        start, end = np.array(holes, dtype=np.int64).T
+        order = np.argsort(np.concatenate((self.start, start)))
+        parts = ((self.start, start), (self.end, end), (self.latents, np.zeros_like(start)))
+        return Spans(*(np.concatenate(part)[order] for part in parts))
+
     def __len__(self) -> int:
         return len(self.start)
 

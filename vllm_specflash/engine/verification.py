@@ -33,8 +33,8 @@ class TreeVerification(Protocol):
     def fits(self, trees: StepTrees, rows: np.ndarray, base: np.ndarray) -> bool:
         """Whether a step's trees can all be verified; arguments as in begin."""
 
-    def begin(self, trees: StepTrees, rows: np.ndarray, base: np.ndarray) -> None:
-        """A step begins: rows [R] scheduled of each request, base [R] target position of its root."""
+    def begin(self, trees: StepTrees | None, rows: np.ndarray | None = None, base: np.ndarray | None = None) -> None:
+        """A step begins: rows [R] scheduled of each request, base [R] target position of its root; None: it verifies nothing."""
 
     def commit(self, acceptance: Acceptance) -> None:
         """Keys and values of the accepted paths go to where a chain's would be, in every layer of the target."""

@@ -59,12 +59,13 @@ class NodeSampler(RejectionSampler):
 
         Rows of `logits` [N, V]: for every request one per draft, then one for the token after the last draft.
         """
+        if not len(metadata.target_logits_indices):
+            # Nothing was drafted: a plain step, which vLLM of today takes through this sampler too.
+            return self.sampler(logits=logits, sampling_metadata=sampling_metadata)
         draws = SeededDraws(sampling_metadata.generators, metadata.num_draft_tokens)
         sampled = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-        target_logits = None
-        if len(metadata.target_logits_indices):
-            target_tokens, target_logits = self._at_drafts(metadata, logits, sampling_metadata, draws)
-            sampled[metadata.target_logits_indices] = target_tokens
+        target_tokens, target_logits = self._at_drafts(metadata, logits, sampling_metadata, draws)
+        sampled[metadata.target_logits_indices] = target_tokens
         bonus = self.sampler(
             logits=logits[metadata.bonus_logits_indices],
             sampling_metadata=replace(sampling_metadata, max_num_logprobs=-1, generators=draws.after_drafts()),
@@ -78,8 +79,6 @@ class NodeSampler(RejectionSampler):
         draws.wind_back(emitted)
         logprobs = None
         if sampling_metadata.max_num_logprobs is not None:
-            if target_logits is None:
-                target_logits = logits[metadata.target_logits_indices]
             logprobs = self._get_logprobs_tensors(
                 sampling_metadata.max_num_logprobs,
                 metadata,

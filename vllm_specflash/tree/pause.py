@@ -1,5 +1,7 @@
 """Steps without drafts where drafting has shown not to pay at this load."""
 
+from collections import deque
+
 # Length of the first pause; each one after a try in vain is twice as long, up to the longest.
 FIRST, LONGEST = 16, 256
 # The smoothed gain with which drafting is tried again: close to 1, so that a few bad steps end it.
@@ -38,3 +40,18 @@ class Pause:
         """End it once the batch is half of what it was: what did not pay then may pay now."""
         if self.steps and 2 * requests <= self._requests:
             self.steps, self._next = 0, FIRST
+
+
+class Typical:
+    """What something usually takes: of the last few timings the lower median, which no stall of a few steps moves."""
+
+    def __init__(self, last: int = 9):
+        self._timings: deque[float] = deque(maxlen=last)
+
+    def add(self, seconds: float) -> None:
+        self._timings.append(seconds)
+
+    @property
+    def value(self) -> float:
+        """0 before the first."""
+        return sorted(self._timings)[(len(self._timings) - 1) // 2] if self._timings else 0.0
