@@ -45,7 +45,7 @@ def main() -> None:
 
 def demo() -> tuple[str, str]:
     """The demo model, assembled on first use, and the draft that is shipped for it."""
-    from vllm_specflash.demo.drafts import DEMO_TARGETS
+    from vllm_specflash.lab.showcase import DEMO_TARGETS
 
     scenes = DEMO_TARGETS[0]
     return str(scenes.build()), str(scenes.draft)

@@ -18,6 +18,7 @@ from vllm_specflash import compat
 from vllm_specflash.config import (
     METHOD,
     TREE_BACKEND,
+    TREE_BLOCK_SIZE,
     SpecFlashError,
     is_draft,
     names_specflash,
@@ -27,8 +28,6 @@ from vllm_specflash.config import (
 logger = logging.getLogger("vllm.specflash")
 
 _MARK = "_specflash_wrapped"
-# Side paths of trees copy the block that holds their root; vLLM's default of 128 on CPUs makes that four times the work.
-TREE_BLOCK_SIZE = 32
 
 
 def register() -> None:

@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-from vllm_specflash.bench.chart import Line, line_chart
-from vllm_specflash.bench.document import Document
-from vllm_specflash.bench.rows import plain_with_itself as plain_agreement
+from vllm_specflash.lab.bench.chart import Line, line_chart
+from vllm_specflash.lab.bench.document import Document
+from vllm_specflash.lab.bench.rows import plain_with_itself as plain_agreement
+from vllm_specflash.lab.checkout import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
-SHIPPED = ROOT / "vllm_specflash" / "demo" / "weights"
 MARKED = re.compile(r"<!-- figure: (?P<words>[^>]+?) -->(?P<shown>.*?)<!-- / -->", re.DOTALL)
 # What the tables of README say beside a task's name.
 SEES = {"scenes": ", 64 visual tokens", "clips": ", up to 512 visual tokens", "chat": ""}
@@ -183,7 +183,7 @@ def served_as_before(file: str) -> str:
 
 def shipped(draft: str, what: str) -> str:
     """From the provenance beside a shipped draft."""
-    made = json.loads((SHIPPED / draft / "provenance.json").read_text(encoding="utf-8"))
+    made = json.loads((WEIGHTS / draft / "provenance.json").read_text(encoding="utf-8"))
     return f"{made['recipe'].get(what, made.get(what)):,.0f}"
 
 

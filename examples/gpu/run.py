@@ -123,7 +123,7 @@ def steps(out: Path) -> Iterator[Step]:
     yield Step("kernels", ["-m", "vllm_specflash.triton_kernels.bench", "--out", str(out / "kernels.json"),
                            "--tests", str(ROOT / "tests" / "triton_kernels")], out, 540, plain)  # fmt: skip
     for name in ("launches", "host_work"):
-        yield Step(name, ["-m", f"vllm_specflash.bench.{name}", "--out", str(out / f"{name}.json")], out, 300, plain)
+        yield Step(name, ["-m", f"vllm_specflash.lab.bench.{name}", "--out", str(out / f"{name}.json")], out, 300, plain)
     yield Step("engine", [*tests, str(ROOT / "tests" / "v2")], out, 900, exact | checked)
     specflash = ["-m", "vllm_specflash.cli"]
     arguments = ["--target", "smollm2", "--data", str(ROOT / "examples" / "data")]
@@ -170,6 +170,9 @@ def install(site: Path) -> None:
     """This package into the kit, with the entry point by which vLLM finds it."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--upgrade"]
     subprocess.run([*command, "--target", str(site), str(ROOT)], check=True)
+    # The wheel has none.
+    weights = Path("vllm_specflash", "lab", "demo", "weights")
+    (site / weights).symlink_to(ROOT / weights)
 
 
 def take(step: Step, out: Path) -> Outcome:

@@ -26,10 +26,10 @@ def benchmark_run(image_target, prompts_folder, tmp_path_factory):
     """(document, target, announcements) of a benchmark of plain vLLM and SpecFLASH on a tiny LLaVA that ran out of time once, and what it said."""
     from engines import ALWAYS
 
-    from vllm_specflash.bench.document import Document
-    from vllm_specflash.bench.method import PLAIN, Method
-    from vllm_specflash.bench.schedule import Benchmark, Plan
-    from vllm_specflash.bench.targets import Target
+    from vllm_specflash.lab.bench.document import Document
+    from vllm_specflash.lab.bench.method import PLAIN, Method
+    from vllm_specflash.lab.bench.schedule import Benchmark, Plan
+    from vllm_specflash.lab.bench.targets import Target
 
     folder = tmp_path_factory.mktemp("benchmark")
     target = Target("tiny", str(image_target), None, ("words", "pictures"))

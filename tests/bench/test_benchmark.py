@@ -5,11 +5,11 @@ from dataclasses import asdict
 
 import pytest
 
-from vllm_specflash.bench.document import Document
-from vllm_specflash.bench.engine import Engine, EngineFailed, EngineSetup
-from vllm_specflash.bench.plots import draw_all
-from vllm_specflash.bench.report import report
-from vllm_specflash.bench.rows import rows
+from vllm_specflash.lab.bench.document import Document
+from vllm_specflash.lab.bench.engine import Engine, EngineFailed, EngineSetup
+from vllm_specflash.lab.bench.plots import draw_all
+from vllm_specflash.lab.bench.report import report
+from vllm_specflash.lab.bench.rows import rows
 
 CELLS = [("tiny", task, batch_size) for batch_size in (1, 2) for task in ("words", "pictures")]
 METHODS = ["plain", "specflash"]

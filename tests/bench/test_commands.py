@@ -3,8 +3,8 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from vllm_specflash.bench.prompts import load_task
 from vllm_specflash.cli import app
+from vllm_specflash.lab.bench.prompts import load_task
 
 
 def invoke(*arguments: str):

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from vllm_specflash.bench.launches import counting, decode_step
+from vllm_specflash.lab.bench.launches import counting, decode_step
 from vllm_specflash.tree.calibration import DeviceCalibration
 
 
@@ -59,7 +59,7 @@ def test_an_error_while_drafting_is_no_low_count(monkeypatch):
 def test_the_host_measures_itself_and_transfers_nothing(tmp_path):
     """In a process of its own: this one's Triton may be the interpreter's, and it would be left with one thread."""
     out = tmp_path / "host.json"
-    command = [sys.executable, "-m", "vllm_specflash.bench.host_work", "--requests", "2", "--context", "64", "--nodes", "4"]
+    command = [sys.executable, "-m", "vllm_specflash.lab.bench.host_work", "--requests", "2", "--context", "64", "--nodes", "4"]
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     run = subprocess.run([*command, "--steps", "3", "--out", str(out)], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -3,10 +3,10 @@ from dataclasses import replace
 from engines import ALWAYS
 from rich.console import Console
 
-from vllm_specflash.bench import schedule
-from vllm_specflash.demo.drafts import DEMO_TARGETS, DemoTarget
-from vllm_specflash.demo.run import DemoOptions, run_demo
-from vllm_specflash.demo.thumbnail import thumbnail
+from vllm_specflash.lab.bench import schedule
+from vllm_specflash.lab.bench.demo import DemoOptions, run_demo
+from vllm_specflash.lab.bench.thumbnail import thumbnail
+from vllm_specflash.lab.showcase import DEMO_TARGETS, DemoTarget
 
 
 def test_demo_shows_tables_and_answers(image_target, prompts_folder, monkeypatch, tmp_path):
@@ -37,6 +37,6 @@ def test_thumbnail_has_two_pixels_a_cell(prompts_folder):
 
 
 def test_demo_targets_name_tasks_that_are_shipped():
-    from vllm_specflash.bench.prompts import load_tasks
+    from vllm_specflash.lab.bench.prompts import load_tasks
 
     assert {task for target in DEMO_TARGETS for task in target.tasks} <= set(load_tasks())

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import draft_for
 
-from vllm_specflash.bench.doctor import FAULT, examine, examine_server
-from vllm_specflash.bench.doctor import engine as of_engine
-from vllm_specflash.bench.doctor.trial import draft_step
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.lab.bench.doctor import FAULT, examine, examine_server
+from vllm_specflash.lab.bench.doctor import engine as of_engine
+from vllm_specflash.lab.bench.doctor.trial import draft_step
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_what_the_engine_refuses_is_listed(pair):
 def test_a_silent_hub_is_asked_once(monkeypatch):
     from huggingface_hub import HfApi, constants
 
-    from vllm_specflash.bench.doctor.hub import unreachable
+    from vllm_specflash.lab.bench.doctor.hub import unreachable
 
     asked = []
 
@@ -180,7 +180,7 @@ def test_a_silent_hub_is_asked_once(monkeypatch):
 def test_a_cached_model_needs_no_hub(monkeypatch):
     import huggingface_hub
 
-    from vllm_specflash.bench.doctor.hub import unreachable
+    from vllm_specflash.lab.bench.doctor.hub import unreachable
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, **_: (_ for _ in ()).throw(OSError("no route")))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -206,7 +206,7 @@ def test_a_step_of_the_draft_has_one_state_per_token(shape):
 
 
 def test_a_header_that_is_longer_than_its_file(tmp_path):
-    from vllm_specflash.bench.doctor.checkpoints import damage
+    from vllm_specflash.lab.bench.doctor.checkpoints import damage
 
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 10**15) + b"{}")

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from vllm_specflash.bench.document import Document
+from vllm_specflash.lab.bench.document import Document
 
 
 def test_paths_are_written_short_and_the_file_is_continued(tmp_path):

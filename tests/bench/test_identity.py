@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from vllm_specflash.bench.identity import Agreement, compare, first_difference, logit_gaps, logit_step
-from vllm_specflash.bench.records import Output
+from vllm_specflash.lab.bench.identity import Agreement, compare, first_difference, logit_gaps, logit_step
+from vllm_specflash.lab.bench.records import Output
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

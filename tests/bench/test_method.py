@@ -1,6 +1,6 @@
 import pytest
 
-from vllm_specflash.bench.method import parse_method
+from vllm_specflash.lab.bench.method import parse_method
 
 
 def test_known_names():

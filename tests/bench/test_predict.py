@@ -7,13 +7,13 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from vllm_specflash.bench.chart import Line, line_chart
-from vllm_specflash.bench.predict.measure import untrained_draft
-from vllm_specflash.bench.predict.model import Costs, Prediction, break_even, predicted, survival_of
-from vllm_specflash.bench.predict.report import prediction_plot, sentences
 from vllm_specflash.cli import app
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft import SpecFlashConfig
+from vllm_specflash.lab.bench.chart import Line, line_chart
+from vllm_specflash.lab.bench.predict.measure import untrained_draft
+from vllm_specflash.lab.bench.predict.model import Costs, Prediction, break_even, predicted, survival_of
+from vllm_specflash.lab.bench.predict.report import prediction_plot, sentences
 
 # A memory-bound step: verifying five tokens more costs a tenth.
 BOUND = Costs(requests=1, plain=0.010, full=0.011, draft=0.001)

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from vllm_specflash.bench import served
-from vllm_specflash.bench.document import Document
-from vllm_specflash.bench.schedule import Plan
-from vllm_specflash.bench.served import ServedOptions, ServedPass, measure_served
-from vllm_specflash.bench.targets import Target
 from vllm_specflash.cli import app
-from vllm_specflash.soak.clients import Outcome
-from vllm_specflash.soak.request import Request
+from vllm_specflash.lab.bench.document import Document
+from vllm_specflash.lab.bench.schedule import Plan
+from vllm_specflash.lab.bench.targets import Target
+from vllm_specflash.lab.serving import served
+from vllm_specflash.lab.serving.clients import Outcome
+from vllm_specflash.lab.serving.request import Request
+from vllm_specflash.lab.serving.served import ServedOptions, ServedPass, measure_served
 
 OFFLINE = {"target": "tiny", "batch_size": 2, "method": "specflash", "decode_speed_up": {"median": 2.5},
            "end_to_end_speed_up": {"median": 1.5}}  # fmt: skip

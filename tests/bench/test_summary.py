@@ -1,7 +1,7 @@
 import pytest
 
-from vllm_specflash.bench.records import Drafts, Output, Pass, Steps
-from vllm_specflash.bench.summary import Spread, acceptance_per_position, speed_up, step_parts
+from vllm_specflash.lab.bench.records import Drafts, Output, Pass, Steps
+from vllm_specflash.lab.bench.summary import Spread, acceptance_per_position, speed_up, step_parts
 
 
 def output(tokens: int, seconds: float) -> Output:

@@ -7,11 +7,11 @@ from tiny_models import tiny_llama
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
-from vllm_specflash.bench.method import chances, synthetic_methods
-from vllm_specflash.bench.random_draft import random_draft
-from vllm_specflash.bench.schedule import Benchmark
 from vllm_specflash.cli import app
 from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.lab.bench.method import chances, synthetic_methods
+from vllm_specflash.lab.bench.random_draft import random_draft
+from vllm_specflash.lab.bench.schedule import Benchmark
 
 
 @pytest.fixture(scope="module")

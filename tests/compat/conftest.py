@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from vllm_specflash.demo.cache import cache_root
+from vllm_specflash.lab.cache import cache_root
 
 RELEASES = ("0.26.0", "0.30.0", "0.33.0")
 PIECE = 2**18

@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from vllm_specflash.demo.assemble import PROJECTOR, TOWER, WEIGHTS, demo_target
-from vllm_specflash.demo.cache import build_once
-from vllm_specflash.demo.conversations import IMAGE_TOKEN_ID
-from vllm_specflash.demo.evaluate import chat
-from vllm_specflash.demo.lora import LoraLinear, add_lora, merge_lora
-from vllm_specflash.demo.projector import Projector
-from vllm_specflash.demo.tower import build_tower, patch_features, pixels
+from vllm_specflash.lab.cache import build_once
+from vllm_specflash.lab.checkout import WEIGHTS
+from vllm_specflash.lab.demo.assemble import PROJECTOR, TOWER, demo_target
+from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID
+from vllm_specflash.lab.demo.evaluate import chat
+from vllm_specflash.lab.demo.lora import LoraLinear, add_lora, merge_lora
+from vllm_specflash.lab.demo.projector import Projector
+from vllm_specflash.lab.demo.tower import build_tower, patch_features, pixels
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "data"
 

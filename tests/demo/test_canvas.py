@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vllm_specflash.demo.canvas import NOTHING, Placed, cell_of, draw, draw_with_labels
-from vllm_specflash.demo.clips import sample_clip
-from vllm_specflash.demo.pictograms import FONT, NAMES
-from vllm_specflash.demo.scenes import sample_scene
+from vllm_specflash.lab.demo.canvas import NOTHING, Placed, cell_of, draw, draw_with_labels
+from vllm_specflash.lab.demo.clips import sample_clip
+from vllm_specflash.lab.demo.pictograms import FONT, NAMES
+from vllm_specflash.lab.demo.scenes import sample_scene
 
 pytestmark = pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vllm_specflash.demo import clip_language, scene_language
-from vllm_specflash.demo.clips import sample_clip
-from vllm_specflash.demo.evaluate import (
+from vllm_specflash.lab.demo import clip_language, scene_language
+from vllm_specflash.lab.demo.clips import sample_clip
+from vllm_specflash.lab.demo.evaluate import (
     heldout_clips,
     heldout_scenes,
     places_said,
@@ -13,10 +13,10 @@ from vllm_specflash.demo.evaluate import (
     score_clip,
     score_scene,
 )
-from vllm_specflash.demo.pictograms import NAMES
-from vllm_specflash.demo.scenes import sample_scene
-from vllm_specflash.demo.split import SPLITS, sample_in, split_of
-from vllm_specflash.demo.words import PLACES, a, listing
+from vllm_specflash.lab.demo.pictograms import NAMES
+from vllm_specflash.lab.demo.scenes import sample_scene
+from vllm_specflash.lab.demo.split import SPLITS, sample_in, split_of
+from vllm_specflash.lab.demo.words import PLACES, a, listing
 
 
 def test_perfect_answers_score_full_marks():

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from vllm_specflash.demo import sheet_language
-from vllm_specflash.demo.conversations import IMAGE_TOKEN_ID, batch
-from vllm_specflash.demo.evaluate import SHEET_REQUESTS, heldout_sheets, reference
-from vllm_specflash.demo.pictograms import FONT, NAMES
-from vllm_specflash.demo.sheet_language import names_said, score
-from vllm_specflash.demo.sheets import Sheet, sample_sheet
-from vllm_specflash.demo.split import split_of
+from vllm_specflash.lab.demo import sheet_language
+from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, batch
+from vllm_specflash.lab.demo.evaluate import SHEET_REQUESTS, heldout_sheets, reference
+from vllm_specflash.lab.demo.pictograms import FONT, NAMES
+from vllm_specflash.lab.demo.sheet_language import names_said, score
+from vllm_specflash.lab.demo.sheets import Sheet, sample_sheet
+from vllm_specflash.lab.demo.split import split_of
 
 needs_font = pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from vllm_specflash.demo.conversations import IMAGE_TOKEN_ID, Example
-from vllm_specflash.demo.sight import ROWS, Ground, Setting, judge, train
-from vllm_specflash.demo.sight_states import Turn, split_turns
-from vllm_specflash.demo.sight_table import markdown
 from vllm_specflash.draft import SpecFlashConfig
+from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, Example
+from vllm_specflash.lab.demo.sight import ROWS, Ground, Setting, judge, train
+from vllm_specflash.lab.demo.sight_states import Turn, split_turns
+from vllm_specflash.lab.demo.sight_table import markdown
 from vllm_specflash.train.target import Sample
 
 SIZE, VOCABULARY = SpecFlashConfig().hidden_size, 300

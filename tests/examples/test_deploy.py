@@ -11,6 +11,7 @@ from packaging.version import Version
 import vllm_specflash
 from vllm_specflash import compat
 from vllm_specflash.engine.stats import ACCEPTANCE_LENGTH, DraftStats
+from vllm_specflash.lab.checkout import WEIGHTS
 
 ROOT = Path(vllm_specflash.__file__).resolve().parent.parent
 DEPLOY = ROOT / "examples" / "deploy"
@@ -90,7 +91,7 @@ def test_files_that_services_take_exist_and_land_where_they_are_looked_for():
         for volume in service.get("volumes", []):
             given, inside, *_ = volume.split(":")
             if given.startswith("."):
-                assert (DEPLOY / given).is_file(), given
+                assert (DEPLOY / given).exists(), given
                 mounted[inside] = given
     assert "/etc/prometheus/rules.yml" in mounted and _yaml("prometheus.yml")["rule_files"] == ["rules.yml"]
     folder = _yaml("grafana/dashboards.yml")["providers"][0]["options"]["path"]
@@ -118,7 +119,16 @@ def test_versions_are_those_of_the_project():
 def test_the_demos_command_finds_target_and_draft():
     """The command line of the compose file, as far as a shell without vLLM takes it."""
     (command,) = _yaml("compose.yaml")["services"]["server"]["command"][2:]
-    assert "python -m vllm_specflash.demo.assemble" in command
-    from vllm_specflash.demo.drafts import DEMO_TARGETS
+    assert "python -m vllm_specflash.lab.demo.assemble" in command
+    from vllm_specflash.lab.showcase import DEMO_TARGETS
 
     assert (Path(DEMO_TARGETS[0].draft) / "config.json").is_file() and DEMO_TARGETS[0].name == "scenes"
+
+
+def test_the_demos_weights_are_mounted_where_the_package_looks_for_them():
+    (mounted,) = [volume for volume in _yaml("compose.yaml")["services"]["server"]["volumes"] if "weights" in volume]
+    given, inside, _ = mounted.split(":")
+    assert (DEPLOY / given).resolve() == WEIGHTS
+    # Where the official image of that Python has its packages.
+    (python,) = re.findall(r"^FROM python:([\d.]+)-slim$", (DEPLOY / "Dockerfile.cpu").read_text(encoding="utf-8"), re.MULTILINE)
+    assert inside == f"/usr/local/lib/python{python}/site-packages/{WEIGHTS.relative_to(ROOT)}"

@@ -10,8 +10,8 @@ import pytest
 import typer
 
 import vllm_specflash
-from vllm_specflash.bench.method import chances, parse_method, synthetic_methods
 from vllm_specflash.cli import app
+from vllm_specflash.lab.bench.method import chances, parse_method, synthetic_methods
 
 ROOT = Path(vllm_specflash.__file__).resolve().parent.parent
 

@@ -15,8 +15,8 @@ from vllm import SamplingParams
 
 from vllm_specflash.cli import app
 from vllm_specflash.engine.latents import SpanPooler
-from vllm_specflash.inspection.record import Record
-from vllm_specflash.inspection.recorder import RECORDER
+from vllm_specflash.lab.inspection.record import Record
+from vllm_specflash.lab.inspection.recorder import RECORDER
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from vllm_specflash.inspection.page import BOX, COLUMN, ROW, branches, drawn_tree, summary, visible
-from vllm_specflash.inspection.record import Node, Record, Span, Step
+from vllm_specflash.lab.inspection.page import BOX, COLUMN, ROW, branches, drawn_tree, summary, visible
+from vllm_specflash.lab.inspection.record import Node, Record, Span, Step
 
 
 def step(draft: list[tuple[int, int]], emitted: list[int], scheduled: int | None = None) -> Step:

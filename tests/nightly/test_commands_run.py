@@ -16,7 +16,7 @@ import pytest
 from documents import PAGES, README, ROOT, commands
 from tiny_models import draft_for, tiny_llama
 
-from vllm_specflash.soak.server import _free_port
+from vllm_specflash.lab.serving.server import _free_port
 
 BIN = Path(sys.executable).parent
 # Not run here, by the first words that say so, and why.

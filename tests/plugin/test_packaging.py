@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,8 +15,10 @@ from packaging.utils import canonicalize_name
 
 import vllm_specflash
 from vllm_specflash import compat, cpu_setup
+from vllm_specflash.lab.checkout import WEIGHTS
 
 ROOT = Path(vllm_specflash.__file__).resolve().parent.parent
+MOST_BYTES = 10**6
 
 
 def _locked() -> dict[str, str]:
@@ -43,14 +46,20 @@ def test_lock_satisfies_what_vllm_declares():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> list[str]:
-    """Names in a wheel built from a copy of the sources."""
+def built(tmp_path_factory) -> Path:
+    """A wheel of this checkout."""
     out = tmp_path_factory.mktemp("wheel")
     # A build writes build/ and egg-info beside setup.py: let it write them elsewhere.
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(out), "build", "--build-base", str(out / "build")]
     command += ["bdist_wheel", "--dist-dir", str(out)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
-    (built,) = out.glob("*.whl")
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> list[str]:
+    """Names in it."""
     return zipfile.ZipFile(built).namelist()
 
 
@@ -66,14 +75,34 @@ def test_wheel_has_no_top_level_triton_kernels(wheel):
     assert importlib.util.find_spec("triton_kernels") is None
 
 
-def test_wheel_holds_the_shipped_weights(wheel):
-    weights = ROOT / "vllm_specflash" / "demo" / "weights"
-    shipped = {path.relative_to(ROOT).as_posix() for path in weights.rglob("*") if path.is_file()}
-    assert shipped <= set(wheel)
+def test_wheel_is_small(built):
+    assert built.stat().st_size < MOST_BYTES
+
+
+def test_wheel_holds_no_weights(wheel):
+    assert any(WEIGHTS.rglob("*.safetensors"))
+    assert not [name for name in wheel if "weights" in name or name.endswith(".safetensors")]
+
+
+def test_the_demo_without_a_checkout_says_in_one_sentence_what_is_missing(built, tmp_path):
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(tmp_path / "site"), str(built)],
+                   check=True, capture_output=True)  # fmt: skip
+    # Before this checkout's package on the path.
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "SPECFLASH_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "vllm_specflash.cli", "demo"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1 and "Traceback" not in run.stderr, run.stderr
+    sentence = (
+        f"There is no {tmp_path / 'site' / WEIGHTS.relative_to(ROOT)}/scenes-specflash: the demo's weights and prompts are part of a checkout, "
+        "not of a wheel; run `pip install --editable .` in one."
+    )
+    # Lines that say what it is doing begin with the seconds; the console breaks the sentence where its line ends.
+    said = [line for line in run.stdout.splitlines() if not re.match(r" *\d+ s ", line)]
+    assert "".join("".join(said).split()) == "".join(sentence.split())
 
 
 def test_wheel_holds_the_template_of_inspect(wheel):
-    assert "vllm_specflash/inspection/page.html" in wheel
+    assert "vllm_specflash/lab/inspection/page.html" in wheel
 
 
 def test_wheel_says_that_it_is_typed(wheel):

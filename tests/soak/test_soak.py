@@ -10,15 +10,15 @@ import pytest
 from engines import noise_image
 from typer.testing import CliRunner
 
-from vllm_specflash.bench.identity import Agreement, Difference
-from vllm_specflash.bench.targets import Target
 from vllm_specflash.cli import app
-from vllm_specflash.soak.clients import ask, run_clients
-from vllm_specflash.soak.memory import growth
-from vllm_specflash.soak.request import Request, draw_request
-from vllm_specflash.soak.result import Held, SoakResult
-from vllm_specflash.soak.server import Server, ServerFailed
-from vllm_specflash.soak.soak import SoakOptions, _arguments
+from vllm_specflash.lab.bench.identity import Agreement, Difference
+from vllm_specflash.lab.bench.targets import Target
+from vllm_specflash.lab.serving.clients import ask, run_clients
+from vllm_specflash.lab.serving.request import Request, draw_request
+from vllm_specflash.lab.serving.server import Server, ServerFailed
+from vllm_specflash.lab.soak.memory import growth
+from vllm_specflash.lab.soak.result import Held, SoakResult
+from vllm_specflash.lab.soak.soak import SoakOptions, _arguments
 from vllm_specflash.train.prompts import Prompt
 
 MIB = 2**20

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from vllm_specflash.soak.server import Server, metric
+from vllm_specflash.lab.serving.server import Server, metric
 
 # 25 s on two free cores; far longer where others compute on them.
 STARTUP_SECONDS = 1800

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vllm_specflash.demo.chat_prompts import held_out_prompts, training_prompts
+from vllm_specflash.lab.demo.chat_prompts import held_out_prompts, training_prompts
 from vllm_specflash.train.answers import Answer, AnswerFolder
 from vllm_specflash.train.dataset import is_held_out
 from vllm_specflash.train.families.family import find_spans

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from vllm_specflash.bench.prompts import load_task
 from vllm_specflash.config import SpecFlashError
-from vllm_specflash.demo.chat_prompts import held_out_prompts, training_prompts
+from vllm_specflash.lab.bench.prompts import load_task
+from vllm_specflash.lab.demo.chat_prompts import held_out_prompts, training_prompts
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.self_prompts import FRUITLESS, SelfPromptOptions, SelfPrompts, beginning, cut_template, flaw

@@ -7,10 +7,10 @@ import torch
 from engines import greedy, mixed_prompts, runner
 from v2 import engine
 
-from vllm_specflash.bench.launches import as_vllm, counting, decode_step
-from vllm_specflash.bench.random_draft import default_draft
-from vllm_specflash.bench.stand_in import SMALL, DecodeStep
 from vllm_specflash.engine.v2 import speculator, verifier
+from vllm_specflash.lab.bench.launches import as_vllm, counting, decode_step
+from vllm_specflash.lab.bench.random_draft import default_draft
+from vllm_specflash.lab.bench.stand_in import SMALL, DecodeStep
 
 
 @pytest.mark.parametrize("requests", [1, 7])

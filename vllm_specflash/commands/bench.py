@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from vllm_specflash.bench.document import Document
-from vllm_specflash.bench.engine import EngineFailed
-from vllm_specflash.bench.method import PLAIN, Method, chances, parse_method, synthetic_methods
-from vllm_specflash.bench.prompts import EXAMPLE_DATA
-from vllm_specflash.bench.random_draft import random_draft
-from vllm_specflash.bench.console import announcer, wide_console
-from vllm_specflash.bench.report import report
-from vllm_specflash.bench.rows import rows
-from vllm_specflash.bench.schedule import Benchmark, Plan
-from vllm_specflash.bench.targets import find_target
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.engine.synthetic import SYNTHETIC_WARNING
+from vllm_specflash.lab.bench.console import announcer, wide_console
+from vllm_specflash.lab.bench.document import Document
+from vllm_specflash.lab.bench.engine import EngineFailed
+from vllm_specflash.lab.bench.method import PLAIN, Method, chances, parse_method, synthetic_methods
+from vllm_specflash.lab.bench.random_draft import random_draft
+from vllm_specflash.lab.bench.report import report
+from vllm_specflash.lab.bench.rows import rows
+from vllm_specflash.lab.bench.schedule import Benchmark, Plan
+from vllm_specflash.lab.bench.targets import find_target
+from vllm_specflash.lab.checkout import EXAMPLE_DATA
 
 
 @with_options(plan=Plan)
@@ -81,7 +81,7 @@ def run(
     document.save()
     console.print(f"written: {out}", highlight=False)
     if plots is not None and found:
-        from vllm_specflash.bench.plots import draw_all
+        from vllm_specflash.lab.bench.plots import draw_all
 
         for path in draw_all(found, plots):
             console.print(f"drawn: {path}", highlight=False)

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from vllm_specflash.bench.console import wide_console
-from vllm_specflash.bench.engine import EngineFailed
-from vllm_specflash.bench.prompts import EXAMPLE_DATA
 from vllm_specflash.commands.options import with_options
-from vllm_specflash.demo.run import DemoOptions, run_demo
+from vllm_specflash.lab.bench.console import wide_console
+from vllm_specflash.lab.bench.demo import DemoOptions, run_demo
+from vllm_specflash.lab.bench.engine import EngineFailed
+from vllm_specflash.lab.checkout import EXAMPLE_DATA
 
 
 @with_options(options=DemoOptions)

@@ -7,7 +7,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from vllm_specflash.bench.console import wide_console
+from vllm_specflash.lab.bench.console import wide_console
 
 MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fault": "[red]fault[/red]"}
 
@@ -23,10 +23,10 @@ def run(
     # Set before these are imported: this screen says what matters.
     for variable, level in QUIET.items():
         os.environ.setdefault(variable, level)
-    from vllm_specflash.bench.doctor import FAULT, examine, examine_server
-    from vllm_specflash.bench.targets import find_target
-
     from transformers.utils import logging
+
+    from vllm_specflash.lab.bench.doctor import FAULT, examine, examine_server
+    from vllm_specflash.lab.bench.targets import find_target
 
     logging.disable_progress_bar()
     console = wide_console()

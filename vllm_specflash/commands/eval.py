@@ -9,7 +9,7 @@ import typer
 
 from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.report import print_acceptance, print_comparison, print_skipped
-from vllm_specflash.demo.cache import cache_root
+from vllm_specflash.lab.cache import cache_root
 from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.answers import Answer
 from vllm_specflash.train.dataset import AnswerSet, greedy_held_out
@@ -69,7 +69,7 @@ def run(
         # vLLM wants the memory.
         del model, network, usable
         torch.cuda.empty_cache()
-        from vllm_specflash.train.measure import uncut_drafts
+        from vllm_specflash.lab.bench.acceptance import uncut_drafts
 
         drafts = uncut_drafts(draft, chain_length, tree_nodes)
         served = _serve(target, drafts, answers, min(max_length, positions), dtype)
@@ -81,8 +81,8 @@ def run(
 
 
 def _serve(target: str, drafts: dict, answers: list[Answer], max_model_len: int, dtype: str):
-    from vllm_specflash.bench.engine import EngineFailed
-    from vllm_specflash.train.measure import measure_acceptance
+    from vllm_specflash.lab.bench.acceptance import measure_acceptance
+    from vllm_specflash.lab.bench.engine import EngineFailed
 
     try:
         return measure_acceptance(target, drafts, answers, max_model_len, cache_root() / "logs" / "eval.log", dtype)

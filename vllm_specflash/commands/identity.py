@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from vllm_specflash.bench.console import announcer, wide_console
-from vllm_specflash.bench.device import device
-from vllm_specflash.bench.engine import EngineFailed
-from vllm_specflash.bench.held_out import mixed_prompts
-from vllm_specflash.bench.identity import NEAR_TIE_STEPS
-from vllm_specflash.bench.identity_check import IdentityOptions, IdentityResult, check_identity
-from vllm_specflash.bench.prompts import EXAMPLE_DATA
-from vllm_specflash.bench.result import write_result
-from vllm_specflash.bench.targets import find_target
 from vllm_specflash.commands.options import with_options
-from vllm_specflash.demo.cache import cache_root
+from vllm_specflash.lab.bench.console import announcer, wide_console
+from vllm_specflash.lab.bench.device import device
+from vllm_specflash.lab.bench.engine import EngineFailed
+from vllm_specflash.lab.bench.held_out import mixed_prompts
+from vllm_specflash.lab.bench.identity import NEAR_TIE_STEPS
+from vllm_specflash.lab.bench.identity_check import IdentityOptions, IdentityResult, check_identity
+from vllm_specflash.lab.bench.result import write_result
+from vllm_specflash.lab.bench.targets import find_target
+from vllm_specflash.lab.cache import cache_root
+from vllm_specflash.lab.checkout import EXAMPLE_DATA
 from vllm_specflash.train.provenance import provenance
 
 

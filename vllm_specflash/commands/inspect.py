@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from vllm_specflash.bench.console import wide_console
-from vllm_specflash.bench.targets import find_target
 from vllm_specflash.commands.options import with_options
-from vllm_specflash.inspection.answer import AnswerOptions, inspect_answer
-from vllm_specflash.inspection.page import page
+from vllm_specflash.lab.bench.console import wide_console
+from vllm_specflash.lab.bench.targets import find_target
+from vllm_specflash.lab.inspection.answer import AnswerOptions, inspect_answer
+from vllm_specflash.lab.inspection.page import page
 
 
 @with_options(options=AnswerOptions)

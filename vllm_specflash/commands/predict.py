@@ -9,18 +9,19 @@ from typing import Annotated
 import torch
 import typer
 
-from vllm_specflash.bench.console import announcer, wide_console
-from vllm_specflash.bench.device import device
-from vllm_specflash.bench.engine import EngineFailed
-from vllm_specflash.bench.predict.measure import PredictOptions, measure_costs
-from vllm_specflash.bench.predict.report import prediction_plot, prediction_table, sentences
-from vllm_specflash.bench.prompts import EXAMPLE_DATA, load_tasks
-from vllm_specflash.bench.result import write_result
-from vllm_specflash.bench.targets import find_target
 from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.config import SpecFlashError
-from vllm_specflash.demo.cache import cache_root
+from vllm_specflash.lab.bench.console import announcer, wide_console
+from vllm_specflash.lab.bench.device import device
+from vllm_specflash.lab.bench.engine import EngineFailed
+from vllm_specflash.lab.bench.predict.measure import PredictOptions, measure_costs
+from vllm_specflash.lab.bench.predict.report import prediction_plot, prediction_table, sentences
+from vllm_specflash.lab.bench.prompts import load_tasks
+from vllm_specflash.lab.bench.result import write_result
+from vllm_specflash.lab.bench.targets import find_target
+from vllm_specflash.lab.cache import cache_root
+from vllm_specflash.lab.checkout import EXAMPLE_DATA
 from vllm_specflash.train.provenance import provenance
 
 

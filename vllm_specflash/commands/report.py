@@ -10,8 +10,8 @@ from vllm_specflash.train.simulate import Acceptance
 
 if TYPE_CHECKING:
     from vllm_specflash.draft import SpecFlashConfig
+    from vllm_specflash.lab.bench.acceptance import Measured
     from vllm_specflash.train.convert import ConversionReport
-    from vllm_specflash.train.measure import Measured
 
 
 def print_skipped(skipped: Counter) -> None:

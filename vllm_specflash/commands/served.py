@@ -10,16 +10,16 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from vllm_specflash.bench.console import announcer, wide_console
-from vllm_specflash.bench.device import device
-from vllm_specflash.bench.document import Document
-from vllm_specflash.bench.prompts import EXAMPLE_DATA
-from vllm_specflash.bench.result import write_result
-from vllm_specflash.bench.served import ServedOptions, ServedRow, measure_served
-from vllm_specflash.bench.targets import find_target
 from vllm_specflash.commands.options import with_options
-from vllm_specflash.demo.cache import cache_root
-from vllm_specflash.soak.server import ServerFailed
+from vllm_specflash.lab.bench.console import announcer, wide_console
+from vllm_specflash.lab.bench.device import device
+from vllm_specflash.lab.bench.document import Document
+from vllm_specflash.lab.bench.result import write_result
+from vllm_specflash.lab.bench.targets import find_target
+from vllm_specflash.lab.cache import cache_root
+from vllm_specflash.lab.checkout import EXAMPLE_DATA
+from vllm_specflash.lab.serving.served import ServedOptions, ServedRow, measure_served
+from vllm_specflash.lab.serving.server import ServerFailed
 from vllm_specflash.train.provenance import provenance
 
 COLUMNS = ("task", "clients", "decoding", "offline", "all in", "offline", "ms to first token", "plain", "same answers")

@@ -1,0 +1,5 @@
+"""What measures and shows, beside serving and training: commands/ alone imports it, so that neither of them needs it.
+
+Inside, imports also go one way: demo/ (a small world of pictures, and the targets that see it) knows nothing of measuring; showcase.py
+lists its targets; bench/ measures them and users' own; serving/ is a server with its clients; soak/ and inspection/ use these.
+"""

@@ -1,0 +1,238 @@
+"""What a draft's sight of the picture is worth: `python -m vllm_specflash.lab.demo.sight --out W --table sight.md`.
+
+One short training per row, all on the same states of the demo target (sight_states.py) in the same order, judged on held-out
+scenes, clips and sheets. Rows differ in what the draft sees of a picture and in nothing else. Finished rows are kept, as
+are the states.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.lab.checkout import WEIGHTS
+from vllm_specflash.lab.demo.pictograms import NAMES
+from vllm_specflash.lab.demo.sight_states import DemoStates, Turn, prepare
+from vllm_specflash.lab.demo.sight_table import markdown
+from vllm_specflash.lab.demo.smollm2 import load_tokenizer
+from vllm_specflash.train.allocator import keep_freed_memory
+from vllm_specflash.train.batch import Batch, collate
+from vllm_specflash.train.forward import answer_states
+from vllm_specflash.train.loss import LossOptions, draft_losses
+from vllm_specflash.train.provenance import write_provenance
+from vllm_specflash.train.simulate import Acceptance, drafted, walk
+from vllm_specflash.train.vocabulary import choose_vocabulary, target_to_draft
+
+# Of each kind: pictures to train on, and held out.
+COUNTS = {"sheet": (300, 24), "scene": (80, 16), "clip": (24, 8)}
+WARMUP = 30
+
+
+def _placed(latents: int, features: str, **more) -> dict:
+    return {"compressor": "placed", "num_latents": latents, "visual_features": features, **more}
+
+
+ROWS: dict[str, dict] = {
+    "hidden": {"num_latents": 0},
+    "all rows": {"compress": False},
+    **{f"paper, M = {m}": {"num_latents": m} for m in (1, 4, 16, 64)},
+    **{f"placed, states, M = {m}": _placed(m, "states") for m in (1, 4, 9, 16, 64)},
+    **{f"placed, embeddings, M = {m}": _placed(m, "embeddings") for m in (1, 4, 9, 16, 64)},
+    **{f"placed, both, M = {m}": _placed(m, "both") for m in (9, 16)},
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows share."""
+
+    states: Path
+    kinds: tuple[str, ...]
+    steps: int
+    batch: int
+    width: int
+    expansion: int
+    vocabulary: int
+    learning_rate: float
+    seed: int
+
+
+class Ground:
+    """Turns to train on and to judge by, and the target's tables."""
+
+    def __init__(self, setting: Setting):
+        turns = [turn for kind in setting.kinds for turn in torch.load(setting.states / f"{kind}.pt", weights_only=False)]
+        self.training = [turn for turn in turns if not turn.held_out]
+        self.held_out = [turn for turn in turns if turn.held_out]
+        self.embedding: Tensor = torch.load(setting.states / "embedding.pt")
+        answers = (turn.sample.input_ids[turn.sample.answer_start :].tolist() for turn in self.training)
+        self.d2t, self.coverage = choose_vocabulary(answers, setting.vocabulary)
+        self.lm_head = self.embedding[self.d2t]
+        self.t2d = target_to_draft(self.d2t, len(self.embedding))
+        tokenizer = load_tokenizer()
+        # The tokens that begin a name: after a space, and after a quotation mark.
+        begins = {tokenizer(f" {name}").input_ids[0] for name in NAMES} | {tokenizer(f'"{name}').input_ids[1] for name in NAMES}
+        self.names = torch.zeros(len(self.embedding), dtype=torch.bool)
+        self.names[list(begins)] = True
+
+    def batches(self, setting: Setting):
+        """Batches of turns of like length, for ever, in an order that the seed decides."""
+        rng = np.random.default_rng(setting.seed)
+        lengths = np.array([len(turn.sample) for turn in self.training])
+        while True:
+            groups = np.array_split(rng.permutation(len(lengths)), max(1, len(lengths) // (8 * setting.batch)))
+            batches = []
+            for group in groups:
+                group = group[np.argsort(lengths[group])]
+                batches += [group[i : i + setting.batch] for i in range(0, len(group), setting.batch)]
+            for index in rng.permutation(len(batches)):
+                yield [self.training[i] for i in batches[index]]
+
+
+def lay_out(turns: list[Turn], draft: SpecFlashDraft, compress: bool) -> tuple[Batch, Tensor, Tensor]:
+    """A batch, its hidden states [B, L, D] and the visual embeddings of all its spans [rows, D]."""
+    samples = [turn.sample if compress else replace(turn.sample, spans=[]) for turn in turns]
+    batch = collate(samples, draft.config.num_latents, draft.config.semi_ar_width)
+    hidden = pad_sequence([turn.hidden for turn in turns], batch_first=True)
+    return batch, hidden, torch.cat([turn.embeddings for turn in turns])
+
+
+def new_draft(ground: Ground, setting: Setting, fields: dict) -> SpecFlashDraft:
+    torch.manual_seed(setting.seed)
+    draft = SpecFlashDraft(
+        SpecFlashConfig(
+            semi_ar_width=setting.width, head_expansion=setting.expansion, draft_vocab_size=len(ground.d2t),
+            transition_rank=64, **fields,
+        )
+    )  # fmt: skip
+    draft.d2t.copy_(ground.d2t)
+    with torch.no_grad():
+        rms = ground.embedding[:1024].float().pow(2).mean().sqrt()
+        draft.fc.weight[:, : draft.config.hidden_size] /= rms
+    return draft
+
+
+def train(ground: Ground, setting: Setting, fields: dict, log: str) -> SpecFlashDraft:
+    """A draft after `setting.steps` steps; cosine schedule, as `specflash train` has it."""
+    fields = dict(fields)
+    compress = fields.pop("compress", True)
+    draft = new_draft(ground, setting, fields)
+    options, batches, began = LossOptions(), ground.batches(setting), time.monotonic()
+    optimizer = torch.optim.AdamW(draft.parameters(), lr=setting.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    for step in range(setting.steps):
+        decay = 0.5 * (1 + math.cos(math.pi * step / setting.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = setting.learning_rate * min((step + 1) / WARMUP, decay)
+        turns = next(batches)
+        batch, hidden, visual = lay_out(turns, draft, compress)
+        width = options.noise * 512 / torch.tensor([len(turn.sample) for turn in turns])[:, None, None]
+        noisy = hidden.float() + (torch.rand(hidden.shape) - 0.5) * width
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = answer_states(draft, batch, noisy, ground.embedding, visual)
+            losses = draft_losses(draft, batch, predicted, hidden, ground.lm_head, ground.t2d, options)
+        losses.total.backward()
+        nn.utils.clip_grad_norm_(draft.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 50 == 0 or step + 1 == setting.steps:
+            accuracy = " ".join(f"{share:.2f}" for share in losses.accuracy.tolist())
+            print(f"{log}: step {step} loss {losses.total:.3f} accuracy {accuracy} {time.monotonic() - began:.0f} s", flush=True)
+    return draft.eval()
+
+
+@torch.no_grad()
+def judge(draft: SpecFlashDraft, ground: Ground, compress: bool) -> dict[str, dict]:
+    """Per task: tau, share of first tokens accepted, share of names that a draft gave (not the target), rows attended to."""
+    embedding, lm_head = ground.embedding.float(), ground.lm_head.float()
+    accepted: dict[str, Acceptance] = {}
+    counts: dict[str, Counter] = {}
+    for turn in ground.held_out:
+        batch, hidden, visual = lay_out([turn], draft, compress)
+        chains = drafted(draft, batch, hidden.float(), embedding, lm_head, 1, visual=visual.float()).chain()
+        answer, task = turn.sample.input_ids[turn.sample.answer_start :], turn.sample.task
+        found = walk(chains, answer)
+        accepted[task] = accepted[task] + found if task in accepted else found
+        count = counts.setdefault(task, Counter())
+        count["rows"] += batch.answer_rows.float().mean().item() + 1
+        count["answers"] += 1
+        named = ground.names[answer]
+        done = 1
+        while done < len(answer):
+            guesses = chains[done - 1, : len(answer) - done]
+            right = int((guesses == answer[done : done + len(guesses)]).long().cumprod(0).sum())
+            count["drafted"] += int(named[done : done + right].sum())
+            done += min(right + 1, len(answer) - done)
+        count["names"] += int(named[1:].sum())
+    return {
+        task: {
+            "tau": found.tau, "forwards": found.steps, "accepted_at": found.per_position,
+            "names_drafted": counts[task]["drafted"] / max(counts[task]["names"], 1),
+            "attended_rows": counts[task]["rows"] / counts[task]["answers"],
+        }
+        for task, found in accepted.items()
+    }  # fmt: skip
+
+
+def run_row(name: str, ground: Ground, setting: Setting, out: Path) -> dict:
+    """Train and judge one row, or read it where that is done."""
+    path = out / f"{name.replace(', ', '-').replace(' = ', '').replace(' ', '-')}-seed{setting.seed}.json"
+    if not path.exists():
+        began = time.monotonic()
+        draft = train(ground, setting, ROWS[name], name)
+        found = judge(draft, ground, ROWS[name].get("compress", True))
+        shared = {**vars(setting), "states": setting.states.name}
+        scratch = path.with_suffix(".part")
+        write_provenance(
+            scratch, row=name, fields=ROWS[name], setting=shared, tasks=found, training_turns=len(ground.training),
+            parameters=sum(p.numel() for p in draft.parameters()), seconds=time.monotonic() - began,
+        )  # fmt: skip
+        os.replace(scratch, path)
+    return json.loads(path.read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the states and of the finished rows")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the target's tower, projector and LoRA")
+    parser.add_argument("--row", action="append", help="only this row; may be repeated")
+    parser.add_argument("--kind", action="append", choices=list(COUNTS), help="only this kind of picture; may be repeated")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--width", type=int, default=7, help="K")
+    parser.add_argument("--expansion", type=int, default=2)
+    parser.add_argument("--vocabulary", type=int, default=1024)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", type=Path, help="write the table of all finished rows here, and its data beside it")
+    options = parser.parse_args()
+    keep_freed_memory()
+    kinds = tuple(options.kind or COUNTS)
+    if not all((options.out / "states" / f"{kind}.pt").exists() for kind in kinds):
+        prepare(DemoStates(options.weights), options.out / "states", {kind: COUNTS[kind] for kind in kinds})
+    setting = Setting(
+        options.out / "states", kinds, options.steps, options.batch, options.width, options.expansion,
+        options.vocabulary, options.learning_rate, options.seed,
+    )  # fmt: skip
+    ground, found = Ground(setting), []
+    for name in options.row or ROWS:
+        found.append(run_row(name, ground, setting, options.out))
+        print(json.dumps({"row": name, **{t: {k: r[k] for k in ("tau", "names_drafted")} for t, r in found[-1]["tasks"].items()}}), flush=True)
+    if options.table:
+        rows = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
+        rows.sort(key=lambda row: (list(ROWS).index(row["row"]), row["setting"]["seed"]))
+        options.table.write_text(markdown(rows), encoding="utf-8")
+        write_provenance(options.table.with_suffix(".json"), rows=rows)
+
+
+if __name__ == "__main__":
+    main()

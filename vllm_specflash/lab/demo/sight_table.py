@@ -1,0 +1,37 @@
+"""The rows of sight.py as a page."""
+
+HEAD = """# What sight is worth
+
+Short trainings that differ in what the draft sees of a picture: {steps} steps of {batch} answers each, the same answers in the
+same order, K = {width}, on states of the demo target over reference answers; judged on held-out pictures by simulation in
+one round. Far from converged: compare rows with each other.
+
+    python -m vllm_specflash.lab.demo.sight --out W --table sight.md
+
+"hidden" sees no visual row; "all rows" sees every one, as text; "paper" is softmax(A F^T) F; "placed" adds places,
+normalised features and a projection, over the target's last states or over the projector's outputs (embeddings). First:
+first drafted token accepted. Names: tokens that begin an object's name that came from a draft and not from the target.
+Rows: rows a draft forward attends to, prompt and answer included, on average.
+"""
+
+
+def markdown(rows: list[dict]) -> str:
+    """The page of rows as `run_row` returns them."""
+    setting = rows[0]["setting"]
+    lines = [HEAD.format(**{name: setting[name] for name in ("steps", "batch", "width")})]
+    tasks = sorted({task for row in rows for task in row["tasks"]})
+    for task in tasks:
+        columns = ["draft", "seed", "tau", "first", "names", "rows"]
+        lines += [f"\n## {task.capitalize()}\n", _line(columns), _line(["---"] * len(columns))]
+        for row in rows:
+            if task in row["tasks"]:
+                found = row["tasks"][task]
+                shares = [f"{share:.0%}" for share in (found["accepted_at"][0], found["names_drafted"])]
+                lines.append(
+                    _line([row["row"], str(row["setting"]["seed"]), f"{found['tau']:.2f}", *shares, f"{found['attended_rows']:.0f}"])
+                )
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
