@@ -15,6 +15,7 @@ from .draft_attention import SpanTable
 from .keep_tree import KeptDrafts
 from .kv_compact import CacheTable, cache_table
 from .latent_compress import CompressState
+from .observe_chances import ChanceCounts
 from .rope_store import frequencies
 from .slot_queries import SlotFlags, SlotQueries
 from .tree_rows import TreeRows, TreeTables
@@ -212,6 +213,23 @@ def keep_tree_inputs(requests: int, levels: int, candidates: int, nodes: int, de
         tokens=torch.zeros(requests, levels, candidates, dtype=torch.int64, device=device),
         slot_of=torch.arange(requests, device=device),
         out=kept,
+    )
+
+
+def observe_chances_inputs(requests: int, nodes: int, device: str) -> dict:
+    """Arguments of observe_chances: chains of which half is accepted, in the slots from the last on."""
+    node = torch.arange(nodes, dtype=torch.int32, device=device)
+    accepted = nodes // 2
+    return dict(
+        given=torch.linspace(0, 1, nodes, device=device).repeat(requests + 1, 1),
+        parents=(node - 1).repeat(requests + 1, 1),
+        slot_of=torch.arange(requests, device=device).flip(0) + 1,
+        node_bounds=torch.arange(requests + 1, dtype=torch.int32, device=device) * nodes,
+        nodes=torch.where(node <= accepted, node, -1)[1:].repeat(requests, 1),
+        lengths=torch.full((requests,), accepted, dtype=torch.int32, device=device),
+        counts=ChanceCounts.empty(device),
+        decay=0.998,
+        prior=20.0,
     )
 
 

@@ -22,11 +22,18 @@ from torch import Tensor
 
 from . import _samples as samples
 from .best_tree import best_tree_torch, best_tree_triton
+from .commit_rows import commit_rows_torch, commit_rows_triton
 from .draft_attention import draft_attention_torch, draft_attention_triton
+from .keep_tree import keep_tree_torch, keep_tree_triton
 from .kv_compact import kv_compact_torch, kv_compact_triton
 from .latent_compress import latent_compress_torch, latent_compress_triton
+from .observe_chances import observe_chances_torch, observe_chances_triton
+from .pair_chances import pair_chances_torch, pair_chances_triton
+from .rope_store import rope_store_torch, rope_store_triton
+from .slot_queries import slot_queries_torch, slot_queries_triton
 from .tree_accept import tree_accept_torch, tree_accept_triton
 from .tree_attention import tree_attention_torch, tree_attention_triton, visible_nodes
+from .tree_rows import tree_rows_torch, tree_rows_triton
 
 DEVICE, DTYPE = "cuda", torch.bfloat16
 REPEATS = 5
@@ -44,6 +51,15 @@ def copy_ceiling() -> float:
     source = torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * source.numel() / milliseconds(lambda: target.copy_(source)) / 1e6
+
+
+def on_cpu(thing):
+    """The same arguments with all tensors in the host's memory."""
+    if isinstance(thing, Tensor):
+        return thing.cpu()
+    if isinstance(thing, dict):
+        return {name: on_cpu(value) for name, value in thing.items()}
+    return type(thing)(*map(on_cpu, thing)) if isinstance(thing, tuple) else thing
 
 
 def dense(cache: Tensor, args: dict) -> Tensor:
@@ -148,13 +164,13 @@ def bench_best_tree() -> list[dict]:
     rows = []
     for requests, nodes in ((1, 7), (64, 16), (256, 16), (64, 63)):
         args = samples.best_tree_inputs(requests, 7, 32, nodes, DEVICE)
-        on_cpu = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in args.items()}
+        on_host = on_cpu(args)
         rows.append(
             dict(
                 op="best_tree",
                 case=f"{requests} x {nodes} nodes, 7 deep, 32 candidates",
                 ms=milliseconds(lambda: best_tree_triton(**args)),
-                torch_ms=milliseconds(lambda: best_tree_torch(**on_cpu)),
+                torch_ms=milliseconds(lambda: best_tree_torch(**on_host)),
             )
         )
     return rows
@@ -204,6 +220,48 @@ def bench_kv_compact() -> list[dict]:
     return rows
 
 
+def bench_rope_store() -> list[dict]:
+    rows = []
+    for heads, requests, each in ((samples.QWEN, 1, 17), (samples.QWEN, 64, 17), (samples.LLAVA, 1, 2048)):
+        args = samples.rope_store_inputs(heads, requests, DTYPE, DEVICE, each)
+        keys_and_values = 2 * requests * each * heads.num_kv_heads * heads.head_dim
+        queries = requests * heads.num_heads * heads.head_dim
+        rows.append(
+            dict(
+                op="rope_store",
+                case=f"{heads.name}, {requests} x {each} rows",
+                ms=milliseconds(lambda: rope_store_triton(**args)),
+                bytes=2 * 2 * (keys_and_values + queries),
+                torch_ms=milliseconds(lambda: rope_store_torch(**args)),
+            )
+        )
+    return rows
+
+
+def bench_bookkeeping() -> list[dict]:
+    """What keeps a step's tables: next to no traffic, so that a launch's own time is all there is to see."""
+    rows = []
+    for requests, nodes in ((1, 7), (64, 16), (256, 16)):
+        chance, delta = torch.rand(requests, 5, 32, device=DEVICE), torch.zeros(requests, 4, 32, 32, dtype=DTYPE, device=DEVICE)
+        pairs = dict(chance=chance, delta=delta)
+        ops = {
+            "tree_rows": (tree_rows_triton, tree_rows_torch, samples.tree_rows_inputs(requests, nodes + 1, DEVICE)),
+            "observe_chances": (
+                observe_chances_triton, observe_chances_torch, samples.observe_chances_inputs(requests, nodes + 1, DEVICE)
+            ),
+            "commit_rows": (commit_rows_triton, commit_rows_torch, samples.commit_rows_inputs(requests, nodes + 1, True, DEVICE)),
+            "slot_queries": (slot_queries_triton, slot_queries_torch, samples.slot_queries_inputs(2 * requests, 32, 8192, DEVICE)),
+            "pair_chances": (pair_chances_triton, pair_chances_torch, pairs),
+            "keep_tree": (keep_tree_triton, keep_tree_torch, samples.keep_tree_inputs(requests, 5, 32, nodes, DEVICE)),
+        }  # fmt: skip
+        for op, (ours, torch_path, args) in ops.items():
+            # Some torch paths walk lists on the host: all are measured where the tensors are the host's.
+            ms, on_host = milliseconds(lambda: ours(**args)), on_cpu(args)
+            torch_ms = milliseconds(lambda: torch_path(**on_host))
+            rows.append(dict(op=op, case=f"{requests} x {nodes} nodes", ms=ms, torch_ms=torch_ms))
+    return rows
+
+
 def run_tests(folder: Path) -> dict:
     """Outcome of the folder's tests, kernels on the GPU."""
     command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "."]
@@ -240,6 +298,7 @@ def main() -> int:
     rows = []
     benches = (
         bench_tree_attention, bench_draft_attention, bench_best_tree, bench_latent_compress, bench_tree_accept, bench_kv_compact,
+        bench_rope_store, bench_bookkeeping,
     )  # fmt: skip
     for bench in benches:
         for row in bench():

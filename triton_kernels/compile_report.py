@@ -29,6 +29,7 @@ from .draft_attention import draft_attention_triton
 from .keep_tree import keep_tree_triton
 from .kv_compact import kv_compact_triton
 from .latent_compress import latent_compress_triton
+from .observe_chances import observe_chances_triton
 from .pair_chances import pair_chances_triton
 from .rope_store import rope_store_triton
 from .slot_queries import slot_queries_triton
@@ -119,6 +120,8 @@ def cases() -> dict[str, Callable[[], object]]:
     for nodes in (16, 63):
         kept = samples.keep_tree_inputs(2, 5, 32, nodes, "cpu")
         out[f"{nodes} nodes kept"] = lambda kept=kept: keep_tree_triton(**kept)
+        verdict = samples.observe_chances_inputs(3, nodes + 1, "cpu")
+        out[f"{nodes} nodes decided on"] = lambda verdict=verdict: observe_chances_triton(**verdict)
     asking = samples.slot_queries_inputs(64, 32, 2048, "cpu")
     out["64 requests ask"] = lambda: slot_queries_triton(**asking)
     return out

@@ -20,6 +20,7 @@ from vllm_specflash.triton_kernels.commit_rows import commit_rows_triton
 from vllm_specflash.triton_kernels.draft_attention import draft_attention_triton
 from vllm_specflash.triton_kernels.kv_compact import cache_table, kv_compact_triton
 from vllm_specflash.triton_kernels.latent_compress import latent_compress_triton
+from vllm_specflash.triton_kernels.observe_chances import observe_chances_triton
 from vllm_specflash.triton_kernels.tree_accept import tree_accept_triton
 from vllm_specflash.triton_kernels.tree_attention import tree_attention_triton
 from vllm_specflash.triton_kernels.tree_rows import tree_rows_triton
@@ -137,6 +138,7 @@ CASES = {
     "latent_compress": (latent_compress,),
     "kv_compact": (kv_compact,),
     "tree_accept": (lambda place: tree_accept_triton(**place(samples.tree_accept_inputs(3, 5, "cpu"))),),
+    "observe_chances": (lambda place: observe_chances_triton(**place(samples.observe_chances_inputs(3, 5, "cpu"))),),
     "tree_rows": (lambda place: tree_rows_triton(**place(samples.tree_rows_inputs(3, 5, "cpu"))),),
     "commit_rows": (lambda place: commit_rows_triton(**place(samples.commit_rows_inputs(3, 5, True, "cpu"))),),
     "commit_rows, none verified": (lambda place: commit_rows_triton(**place(samples.commit_rows_inputs(3, 5, False, "cpu"))),),

@@ -24,9 +24,11 @@ print(json.dumps([asdict(usage) | {"fits": usage.fits} for usage in report([arch
 KERNELS = {
     "best_tree_kernel",
     "commit_rows_kernel",
+    "count_chances_kernel",
     "draft_attention_kernel",
     "keep_tree_kernel",
     "kv_compact_kernel",
+    "merge_chances_kernel",
     "merge_splits_kernel",
     "pair_chances_kernel",
     "pool_kernel",

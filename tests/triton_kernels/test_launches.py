@@ -76,6 +76,7 @@ from vllm_specflash.triton_kernels.compile_report import counting_variants
 from vllm_specflash.triton_kernels.draft_attention import draft_attention_triton
 from vllm_specflash.triton_kernels.kv_compact import kv_compact_triton
 from vllm_specflash.triton_kernels.latent_compress import latent_compress_triton
+from vllm_specflash.triton_kernels.observe_chances import observe_chances_triton
 from vllm_specflash.triton_kernels.tree_accept import tree_accept_triton
 from vllm_specflash.triton_kernels.tree_attention import tree_attention_triton
 from vllm_specflash.triton_kernels.tree_rows import tree_rows_triton
@@ -94,6 +95,7 @@ with counting_variants(90) as variants:
         best_tree_triton(**samples.best_tree_inputs(requests, 7, 32, nodes - 1, "cpu"))
         tree_accept_triton(**samples.tree_accept_inputs(requests, nodes, "cpu"))
         tree_rows_triton(**samples.tree_rows_inputs(requests, nodes, "cpu"))
+        observe_chances_triton(**samples.observe_chances_inputs(requests, nodes, "cpu"))
         for verified in (True, False):
             commit_rows_triton(**samples.commit_rows_inputs(requests, nodes, verified, "cpu"))
         kv_compact_triton(**samples.kv_compact_inputs(heads, 2, requests, nodes - 1, 16, half, "cpu"))
@@ -116,6 +118,8 @@ def test_serving_meets_few_variants_of_each_kernel():
         "best_tree_kernel": 1,
         "tree_accept_kernel": 1,
         "tree_rows_kernel": 1,
+        "count_chances_kernel": 1,
+        "merge_chances_kernel": 1,
         "commit_rows_kernel": 2,
         "kv_compact_kernel": 1,
         "scores_kernel": 1,

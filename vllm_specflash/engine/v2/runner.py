@@ -127,9 +127,8 @@ class SpecFlashRunnerMixin:
             if verifier.synthetic is not None:
                 # There is nothing to learn from chance.
                 return output
-            slots, bounds = input_batch.idx_mapping, input_batch.cu_num_logits
             speculator.calibration.observe(
-                speculator.tables.given[slots], speculator.tables.trees.parents[slots], bounds[1:] - bounds[:-1],
+                speculator.tables.given, speculator.tables.trees.parents, input_batch.idx_mapping, input_batch.cu_num_logits,
                 acceptance.nodes, acceptance.lengths,
             )  # fmt: skip
         return output
