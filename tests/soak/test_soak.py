@@ -16,6 +16,8 @@ from vllm_specflash.lab.bench.targets import Target
 from vllm_specflash.lab.serving.clients import ask, run_clients
 from vllm_specflash.lab.serving.request import Request, draw_request
 from vllm_specflash.lab.serving.server import Server, ServerFailed
+from vllm_specflash.lab.soak import soak as soak_module
+from vllm_specflash.lab.soak.hostile import Refusals, bodies
 from vllm_specflash.lab.soak.memory import growth
 from vllm_specflash.lab.soak.result import Held, SoakResult
 from vllm_specflash.lab.soak.soak import SoakOptions, _arguments
@@ -48,7 +50,7 @@ def soaked(image_target, prompts_folder, tmp_path_factory):
         arguments += ["--task", task]
     for option, value in {
         "minutes": 0.1, "settle-minutes": 0.0, "clients": 6, "prompts": 7, "max-tokens": 40, "max-model-len": 256,
-        "kv-cache-mib": 1, "abort-share": 0.3, "sizing": "longest",
+        "kv-cache-mib": 1, "abort-share": 0.3, "sizing": "longest", "hostile": 2,
     }.items():  # fmt: skip
         arguments += [f"--{option}", value]
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -78,6 +80,17 @@ def test_a_soak_does_what_it_claims(soaked):
     assert record["summary"] and record["options"]["kv_cache_mib"] == 1
 
 
+def test_malformed_requests_are_refused_while_others_are_answered(soaked):
+    """Whole rounds of all of them, by two clients; the tests above say that good answers are what they were."""
+    _, output, record = soaked
+    malformed, sent = record["result"]["malformed"], len(bodies(""))
+    assert malformed["wrong"] == {}, output
+    assert malformed["requests"] >= 2 * sent and malformed["requests"] % sent == 0
+    assert sum(malformed["statuses"].values()) == malformed["requests"]
+    assert malformed["statuses"]["500"] == 3 * malformed["statuses"]["501"]
+    assert f"{malformed['requests']} malformed requests beside them, all refused as documented (" in output
+
+
 def test_memory_growth_is_seen_where_there_is_some():
     flat = [(float(t), 1000 * MIB + (t % 7) * MIB) for t in range(0, 600, 5)]
     assert abs(growth(flat, 120)) < 0.005
@@ -94,7 +107,7 @@ def test_memory_of_the_start_up_phase_is_left_out():
 CLEAN = SoakResult(
     seconds=60.0, requests=10, completed=8, aborted=2, by_kind={"chat": 10, "greedy": 5}, errors={}, draft_failures=0,
     generated_tokens=100, held=Held(0, 0, 0), preemptions=0, peak_kv_cache=0.5, tokens_per_step=2.0,
-    memory=[(0.0, MIB)], memory_growth=0.001, agreement=Agreement(5, 5, []),
+    memory=[(0.0, MIB)], memory_growth=0.001, agreement=Agreement(5, 5, []), malformed=Refusals(36, {"400": 36}, {}),
 )  # fmt: skip
 
 
@@ -109,6 +122,7 @@ CLEAN = SoakResult(
         {"memory_growth": 0.02},
         {"agreement": Agreement(4, 5, [Difference("chat-0", 3, 50.0)])},
         {"agreement": Agreement(4, 5, [Difference("chat-0", 3, None)])},
+        {"malformed": Refusals(36, {"400": 35, "200": 1}, {"n of none: 200": 1})},
     ],
     ids=lambda fault: "-".join(fault),
 )
@@ -141,6 +155,65 @@ def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path):
     server._command = [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"]
     with pytest.raises(ServerFailed, match="vllm serve ended with 3.\n.*log.txt:\nno such model"):
         server.__enter__()
+
+
+# As much of a server as a soak asks for: one answer to whatever is posted, or its end.
+STAND_IN = """
+import os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self):
+        if sys.argv[2] == "ends":
+            os._exit(7)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(int(sys.argv[2]))
+        self.end_headers()
+
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+
+
+@pytest.fixture
+def soak_of(monkeypatch, tmp_path):
+    """`soak_of(answer)`: exit code and output of a soak of a stand-in that answers so, by one hostile client alone."""
+
+    def run(answer):
+        class StandIn(Server):
+            def __init__(self, *given):
+                super().__init__(*given)
+                self._command = [sys.executable, "-c", STAND_IN, self.address.rsplit(":", 1)[1], answer]
+
+        monkeypatch.setattr(soak_module, "Server", StandIn)
+        monkeypatch.setattr(soak_module, "_reference", lambda *_: {})
+        monkeypatch.setenv("SPECFLASH_CACHE", str(tmp_path))
+        arguments = ["soak", "--target", str(tmp_path), "--draft", str(tmp_path), "--clients", "0", "--hostile", "1"]
+        result = CliRunner().invoke(app, [*arguments, "--minutes", "0.001"])
+        return result.exit_code, re.sub(r"\s+", " ", result.output)
+
+    return run
+
+
+def test_a_wrong_status_fails_the_soak(soak_of):
+    """501 is documented for one of them alone."""
+    code, output = soak_of("501")
+    sent = len(bodies(""))
+    assert code == 1 and f"{sent - 1} of {sent} malformed requests were not refused as documented: bad base64: 501" in output
+    assert "n of none: 501 (1 times)" in output and "picture of text without base64" not in output
+
+
+def test_the_documented_statuses_are_clean(soak_of):
+    code, output = soak_of("400")
+    assert code == 0 and f"{len(bodies(''))} malformed requests beside them, all refused as documented (" in output
+
+
+def test_a_server_that_ends_under_load_fails_the_soak(soak_of):
+    code, output = soak_of("ends")
+    assert code == 1 and re.search(r"vllm serve ended with 7 under load; its log is \S+soak-server\.log\. ?$", output)
 
 
 def test_a_server_that_is_not_there_is_an_error():

@@ -1,9 +1,10 @@
 """Questions to a tiny served model, in OpenAI's format."""
 
-import base64
 import io
 
 from engines import noise_image
+
+from vllm_specflash.lab.soak.hostile import as_url, image
 
 # What the server is called in `serving.serve`.
 MODEL = "tiny"
@@ -13,14 +14,6 @@ def data_url(seed: int, format: str = "PNG") -> str:
     buffer = io.BytesIO()
     noise_image(seed).save(buffer, format=format)
     return as_url(buffer.getvalue(), f"image/{format.lower()}")
-
-
-def as_url(content: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def image(url: str) -> dict:
-    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def question(*seeds: int, text: str = " what is this?") -> list[dict]:

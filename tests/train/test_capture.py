@@ -1,15 +1,15 @@
 """`specflash data --features`: the hidden states that vLLM computed while it answered are those of the target."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from vllm_specflash.cli import app
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
@@ -29,12 +29,12 @@ def test_captured_states_are_those_of_a_teacher_forced_pass(target, tmp_path, re
         records.append({"id": f"p{i}", "task": "scenes", "prompt": "abc" * (i + 1), "images": images})
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     command = [
-        Path(sys.executable).with_name("specflash"), "data", "--prompts", tmp_path / "p.jsonl", "--target", target.path,
+        "data", "--prompts", tmp_path / "p.jsonl", "--target", target.path,
         "--out", tmp_path / "answers", "--features", tmp_path / "features",
         "--max-tokens", "12", "--max-model-len", "128", "--batch", "2", "--sampled-share", "0",
     ]  # fmt: skip
-    run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-2000:]
+    run = CliRunner().invoke(app, list(map(str, command)))
+    assert run.exit_code == 0, run.output[-2000:]
 
     answers = list(AnswerFolder(tmp_path / "answers"))
     cache = FeatureCache(tmp_path / "features", target.text_config.hidden_size, target.name)
@@ -69,12 +69,12 @@ def test_a_video_is_answered_and_trained_on_from_what_the_engine_kept(qwen2_5_vl
     ]  # fmt: skip
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     command = [
-        Path(sys.executable).with_name("specflash"), "data", "--prompts", tmp_path / "p.jsonl", "--target", qwen2_5_vl.path,
+        "data", "--prompts", tmp_path / "p.jsonl", "--target", qwen2_5_vl.path,
         "--out", tmp_path / "answers", "--features", tmp_path / "features",
         "--max-tokens", "12", "--max-model-len", "256", "--batch", "8", "--sampled-share", "0",
     ]  # fmt: skip
-    run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-2000:]
+    run = CliRunner().invoke(app, list(map(str, command)))
+    assert run.exit_code == 0, run.output[-2000:]
     skipped = json.loads((tmp_path / "answers" / "provenance.json").read_text())["skipped"]
     assert skipped == {"a video that the prompt names is missing": 1, "vLLM refuses the prompt": 1}
     answers = list(AnswerFolder(tmp_path / "answers"))

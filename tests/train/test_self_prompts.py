@@ -1,15 +1,15 @@
 """`specflash data --self-prompts`: the target writes the prompts, and only usable ones are asked."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from vllm_specflash.cli import app
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.lab.bench.prompts import load_task
 from vllm_specflash.lab.demo.chat_prompts import held_out_prompts, training_prompts
@@ -98,12 +98,12 @@ def test_a_second_run_goes_on_where_the_first_ended(llama, tmp_path):
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"id": f"p{i}", "prompt": "abc" * (i + 1)}) + "\n" for i in range(2)))
     for count in ("3", "5"):
         command = [
-            Path(sys.executable).with_name("specflash"), "data", "--prompts", tmp_path / "p.jsonl", "--target", llama.path,
+            "data", "--prompts", tmp_path / "p.jsonl", "--target", llama.path,
             "--out", tmp_path / "answers", "--self-prompts", count, "--self-temperature", "2.0", "--self-max-tokens", "120",
             "--max-tokens", "4", "--max-model-len", "256", "--batch", "2",
         ]  # fmt: skip
-        run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr[-2000:]
+        run = CliRunner().invoke(app, list(map(str, command)))
+        assert run.exit_code == 0, run.output[-2000:]
     answers = list(AnswerFolder(tmp_path / "answers"))
     assert sorted(a.prompt.id for a in answers) == ["p0", "p1", *(f"self-{i:06d}" for i in range(5))]
     # Written by turns: an interruption leaves some of both.

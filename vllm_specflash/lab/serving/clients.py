@@ -75,12 +75,14 @@ async def run_clients(
     seconds: float,
     seed: int,
     beside: Sequence[Callable[[], Awaitable[None]]] = (),
+    alive: Callable[[], bool] = lambda: True,
 ) -> list[Outcome]:
     """`count` clients at once, each with random numbers of its own, for `seconds`; all answers begun are waited for.
 
     Args:
         draw: the next request of a client.
         beside: coroutines to run until the clients are done.
+        alive: whether there still is a server to ask.
     """
     outcomes: list[Outcome] = []
     # Errors must show, so nothing is asked twice.
@@ -89,7 +91,7 @@ async def run_clients(
 
     async def one(number: int) -> None:
         rng = random.Random(f"{seed}/{number}")
-        while time.monotonic() < deadline:
+        while alive() and time.monotonic() < deadline:
             outcome = await ask(client, draw(rng))
             outcomes.append(outcome)
             if outcome.error:

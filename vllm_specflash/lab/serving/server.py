@@ -92,7 +92,18 @@ class Server:
         return self._process.poll() is None
 
     def metric(self, name: str) -> float:
-        return metric(self.address, name)
+        """As `metric` has it.
+
+        Raises:
+            ServerFailed: it ended; why is for its log to say, where refused requests have left errors as well.
+            OSError: it does not answer.
+        """
+        try:
+            return metric(self.address, name)
+        except OSError:
+            if self.alive:
+                raise
+        raise ServerFailed(f"vllm serve ended with {self._process.returncode} under load; its log is {self.log}.")
 
     def resident_bytes(self) -> int:
         """Resident memory of all its processes."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vllm_specflash.lab.bench.identity import Agreement
 from vllm_specflash.lab.serving.clients import Outcome
+from vllm_specflash.lab.soak.hostile import Refusals
 from vllm_specflash.lab.soak.memory import Sample
 
 MIB = 2**20
@@ -33,6 +34,7 @@ class SoakResult:
         requests: all that were asked; `completed` and `aborted` of them, the rest failed.
         by_kind: requests by task, and how many of them were greedy.
         errors: their messages, with how often each came.
+        malformed: what malformed requests got, which `requests` does not count; None where there were none.
         draft_failures: times the server's log says that drafting failed.
         held: once everything was quiet.
         preemptions: by vLLM's counter.
@@ -58,11 +60,14 @@ class SoakResult:
     memory: Sequence[Sample]
     memory_growth: float | None
     agreement: Agreement
+    malformed: Refusals | None = None
 
     @property
     def clean(self) -> bool:
         grew = self.memory_growth is not None and self.memory_growth >= MAX_GROWTH
-        return not (self.errors or self.draft_failures or grew) and self.held.nothing and self.agreement.explained
+        wrong = self.malformed is not None and self.malformed.wrong
+        faults = self.errors or self.draft_failures or grew or wrong
+        return not faults and self.held.nothing and self.agreement.explained
 
     def lines(self) -> Iterator[str]:
         """The result in sentences."""
@@ -73,6 +78,8 @@ class SoakResult:
         )
         for message, count in self.errors.items():
             yield f"error, {count} times: {message}"
+        if self.malformed is not None:
+            yield str(self.malformed)
         if self.draft_failures:
             yield "drafting failed: see the server's log"
         yield (

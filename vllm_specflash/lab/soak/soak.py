@@ -14,9 +14,10 @@ from vllm_specflash.lab.bench.identity import compare
 from vllm_specflash.lab.bench.option import option
 from vllm_specflash.lab.bench.records import Output
 from vllm_specflash.lab.bench.targets import Target
-from vllm_specflash.lab.serving.clients import Outcome, run_clients
+from vllm_specflash.lab.serving.clients import TIMEOUT_SECONDS, Outcome, run_clients
 from vllm_specflash.lab.serving.request import draw_request
-from vllm_specflash.lab.serving.server import Server
+from vllm_specflash.lab.serving.server import Server, ServerFailed
+from vllm_specflash.lab.soak.hostile import Refusals, run_hostile
 from vllm_specflash.lab.soak.memory import Sample, growth
 from vllm_specflash.lab.soak.result import MIB, Held, SoakResult, count_errors
 from vllm_specflash.train.prompts import Prompt
@@ -36,6 +37,7 @@ class SoakOptions:
 
     minutes: float = option(10.0, "How long clients begin new requests.")
     clients: int = option(16, "Clients at a time, each with one request.")
+    hostile: int = option(0, "Clients beside those that send malformed requests, one after the other.")
     prompts: int = option(60, "Different prompts, all tasks in turns.")
     max_tokens: int = option(96, "Cut answers here.")
     abort_share: float = option(0.2, "Share of requests whose client hangs up before the end.")
@@ -54,14 +56,14 @@ def soak(target: Target, prompts: Sequence[Prompt], options: SoakOptions, logs: 
     """Run it all.
 
     Raises:
-        ServerFailed: the server did not start.
+        ServerFailed: the server did not start, or ended under load.
         EngineFailed: plain vLLM did not start or died.
     """
     announce(f"starting vllm serve {target.model}")
     with Server(target.model, _arguments(target, options), logs / "soak-server.log") as server:
         announce(f"{options.clients} clients for {options.minutes:g} minutes")
         began = time.monotonic()
-        outcomes, watched = asyncio.run(_load(server, prompts, options, announce))
+        outcomes, malformed, watched = asyncio.run(_load(server, prompts, options, announce))
         seconds = time.monotonic() - began
         held = _wait_until_calm(server)
         preemptions = server.metric("vllm:num_preemptions")
@@ -86,6 +88,7 @@ def soak(target: Target, prompts: Sequence[Prompt], options: SoakOptions, logs: 
         memory=watched.memory,
         memory_growth=growth(watched.memory, 60 * options.settle_minutes),
         agreement=compare(reference, [_output(outcome) for outcome in done if outcome.request.greedy]),
+        malformed=malformed if options.hostile else None,
     )
 
 
@@ -108,7 +111,7 @@ class _Watched:
 
 async def _load(
     server: Server, prompts: Sequence[Prompt], options: SoakOptions, announce: Announce
-) -> tuple[list[Outcome], _Watched]:
+) -> tuple[list[Outcome], Refusals, _Watched]:
     watched = _Watched()
     began = time.monotonic()
 
@@ -119,7 +122,7 @@ async def _load(
             if len(watched.memory) % 30 == 1:
                 announce(f"after {now:.0f} s: {watched.memory[-1][1] / MIB:.0f} MiB")
             # A server that does not answer shows in the clients' outcomes.
-            with suppress(OSError):
+            with suppress(OSError, ServerFailed):
                 watched.kv_cache.append(await asyncio.to_thread(server.metric, KV_CACHE_USAGE))
             await asyncio.sleep(SAMPLE_SECONDS)
 
@@ -128,8 +131,15 @@ async def _load(
             rng.choice(prompts), rng, MODEL, options.max_tokens, options.abort_share, options.greedy_share
         )
 
-    outcomes = await run_clients(server.address, options.clients, draw, 60 * options.minutes, options.seed, [watch])
-    return outcomes, watched
+    def alive() -> bool:
+        return server.alive
+
+    seconds = 60 * options.minutes
+    outcomes, malformed = await asyncio.gather(
+        run_clients(server.address, options.clients, draw, seconds, options.seed, [watch], alive),
+        run_hostile(server.address, MODEL, options.hostile, seconds, TIMEOUT_SECONDS, alive),
+    )
+    return outcomes, malformed, watched
 
 
 def _wait_until_calm(server: Server) -> Held:
