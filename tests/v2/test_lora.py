@@ -3,6 +3,7 @@
 import pytest
 from adapters import RANK, random_adapter
 from engines import accepted_tokens, draft_stats, greedy, mixed_prompts
+from tiny_models import VOCABULARY
 from v2 import engine
 from vllm.lora.request import LoRARequest
 
@@ -13,9 +14,10 @@ PROMPTS = mixed_prompts()[:6]
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory):
-    """None and two adapters, in turn."""
+    """None and two adapters, in turn; of lm_head too, which is asked for a row per node."""
     root = tmp_path_factory.mktemp("adapters")
-    one, other = (LoRARequest(f"adapter-{k}", k, str(random_adapter(root / str(k), seed=k))) for k in (1, 2))
+    folders = {k: random_adapter(root / str(k), seed=k, vocab_size=VOCABULARY) for k in (1, 2)}
+    one, other = (LoRARequest(f"adapter-{k}", k, str(folder)) for k, folder in folders.items())
     return [(None, one, other)[k % 3] for k in range(len(PROMPTS))]
 
 

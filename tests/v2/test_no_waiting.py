@@ -7,6 +7,8 @@ import torch
 from engines import greedy, mixed_prompts, runner
 from v2 import engine
 
+from vllm_specflash.engine import latents
+from vllm_specflash.engine.spans import Spans
 from vllm_specflash.engine.v2 import speculator, verifier
 from vllm_specflash.lab.bench.launches import as_vllm, counting, decode_step
 from vllm_specflash.lab.bench.random_draft import default_draft
@@ -20,6 +22,37 @@ def test_no_part_of_a_step_reads_values_or_moves_them(requests):
     assert set(parts) == {"prepare", "verify", "draft"}
     for counter in parts.values():
         assert counter.counts.total() > 0 and not counter.transfers
+
+
+def test_verifying_takes_ten_launches_whatever_the_trees():
+    """What a step adds to vLLM's own outside of the draft's graph."""
+    for requests, nodes in ((1, 7), (64, 16), (7, 40)):
+        assert decode_step(requests, context=100, nodes=nodes)["verify"].counts.total() <= 10
+
+
+def reading_pictures() -> DecodeStep:
+    """A step of four requests: a picture is read whole, one begins, one ends, the last request decodes."""
+    step = DecodeStep("meta", default_draft(SMALL), 4, 15, 100)
+    batch, speculator = step.input_batch, step.speculator
+    batch.query_start_loc_np = batch.cu_num_logits_np
+    # Sixteen rows each, from position 100 on.
+    for request, (start, end) in enumerate([(102, 112), (104, 130), (60, 114)]):
+        batch.is_prefilling_np[request] = True
+        speculator._spans[batch.req_ids[request]] = Spans.of([(start, end - start)], 4)
+    return step
+
+
+def test_reading_pictures_waits_for_nothing(monkeypatch):
+    """Bounds of chunks and places of latents go to the device, in the one way that does not hold the host up; nothing returns."""
+    step, sent = reading_pictures(), mock.Mock(wraps=latents.to_device)
+    for module in (latents, speculator):
+        monkeypatch.setattr(module, "to_device", sent)
+    with counting() as counter:
+        step.draft()
+    stats = step.speculator.stats
+    assert stats.errors == 0 and (stats.visual_tokens, stats.latents) == (10 + 14, 4 + 4)
+    assert counter.counts["scores_kernel"] == counter.counts["pool_kernel"] == 3
+    assert counter.transfers == {"h2d": sent.call_count} == {"h2d": 3 + 3}
 
 
 WAITS = {
@@ -46,6 +79,19 @@ def test_waiting_would_be_seen(wait, place, monkeypatch):
     monkeypatch.setattr(owner, name, waiting)
     with pytest.raises((RuntimeError, NotImplementedError)):
         decode_step(2, context=100, nodes=7)
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_waiting_for_a_picture_would_be_seen(wait, monkeypatch):
+    whole, step = latents.latent_compress, reading_pictures()
+
+    def waiting(queries, rows, *args):
+        wait(rows)
+        return whole(queries, rows, *args)
+
+    monkeypatch.setattr(latents, "latent_compress", waiting)
+    with counting(), pytest.raises((RuntimeError, NotImplementedError)):
+        step.speculator._pool(step.input_batch, step.hidden_states)
 
 
 def test_what_leaves_the_device_would_be_seen():
