@@ -7,7 +7,7 @@ from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed
 from tiny_models import draft_for, tiny_qwen2_5_vl
 
 from vllm_specflash.draft.core import DraftingCore
-from vllm_specflash.engine import proposer
+from vllm_specflash.engine.v1 import proposer
 from vllm_specflash.tree.calibration import calibrated
 from vllm_specflash.tree.cost import StepCost
 
@@ -85,7 +85,7 @@ def test_preemption_in_mid_tree(llava, drafts, plain_answers, misranking):
 
 
 def test_trees_share_the_spare_blocks_there_are(llava, drafts, plain_answers, misranking, monkeypatch):
-    monkeypatch.setattr("vllm_specflash.engine.worker.choose_spare_blocks", lambda num_blocks: 2)
+    monkeypatch.setattr("vllm_specflash.engine.v1.worker.choose_spare_blocks", lambda num_blocks: 2)
     with engine(llava, drafts["knowing"], block_size=32) as llm:
         assert answers(llm, mixed_prompts(), greedy()) == plain_answers
         stats = draft_stats(llm)
