@@ -1,4 +1,4 @@
-"""register(): vLLM's general-plugin entry point, and the only module that touches vLLM's globals.
+"""register(): vLLM's general-plugin entry point, and the only module that puts methods of its own on vLLM's classes.
 
 vLLM calls it in every process, before it parses a command line or builds a config. Three methods of EngineArgs are
 wrapped so that `speculative_config` may say "specflash"; everything else happens in subclasses that vLLM is told
@@ -17,7 +17,6 @@ from typing import Literal, get_args
 from vllm_specflash import compat
 from vllm_specflash.config import (
     METHOD,
-    TREE_BACKEND,
     TREE_BLOCK_SIZE,
     SpecFlashError,
     is_draft,
@@ -158,25 +157,13 @@ def select_tree_attention(engine_args) -> None:
     Any other choice stands, and so does vLLM's own where ours cannot be had; drafts are chains then, and the worker says so.
     """
     attention = engine_args.attention_config
+    from vllm_specflash.engine.hooks import register_tree_attention
+
     chosen = {_backend_name(choice) for choice in (engine_args.attention_backend, attention.backend)} - {None, "AUTO"}
     if chosen <= {"TRITON_ATTN"} and not attention.backend_per_kind and register_tree_attention():
         # vLLM takes the choice from one of the two places only.
         engine_args.attention_config = dataclasses.replace(attention, backend=None)
         engine_args.attention_backend = "CUSTOM"
-
-
-def register_tree_attention() -> bool:
-    """Make our backend this process's CUSTOM one; whether it is, which it is not where another plugin's or a name is missing."""
-    if compat.problem(compat.CUDA_TREE_NAMES):
-        return False
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
-
-    try:
-        taken = AttentionBackendEnum.CUSTOM.get_path()
-    except ValueError:
-        register_backend(AttentionBackendEnum.CUSTOM, TREE_BACKEND)
-        return True
-    return taken == TREE_BACKEND
 
 
 def _backend_name(choice) -> str | None:
@@ -236,7 +223,7 @@ def _worker_class(given: str) -> str:
     elif v2:
         ours = "vllm_specflash.engine.v2.cpu_worker.SpecFlashCPUWorker"
     else:
-        ours = "vllm_specflash.engine.cpu_worker.SpecFlashCPUWorker"
+        ours = "vllm_specflash.engine.v1.cpu_worker.SpecFlashCPUWorker"
     if given not in ("auto", ours):
         raise SpecFlashError(f"SpecFLASH needs its own worker class, not {given}: leave worker_cls at 'auto'.")
     return ours

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_specflash.engine.attention import Verification
-from vllm_specflash.engine.paths import PathSequences, spare_blocks_needed
+from vllm_specflash.engine.v1.attention import SidePaths
+from vllm_specflash.engine.v1.paths import PathSequences, spare_blocks_needed
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.tree.layout import lay_out
 from vllm_specflash.tree.step import Draft, StepTrees
@@ -128,5 +128,5 @@ def test_a_path_needs_a_second_block_where_it_crosses_into_it(base, deepest, blo
 def test_measuring_a_side_path_writes_to_spare_blocks_alone():
     caches = [torch.randn(6, KV_HEADS, 4, HEAD_DIM) for _ in range(3)]
     before = [cache.clone() for cache in caches]
-    assert Verification(np.array([4, 5]), 4, caches, DraftStats()).side_path_seconds() > 0
+    assert SidePaths(np.array([4, 5]), 4, caches, DraftStats()).side_path_seconds() > 0
     assert all(torch.equal(cache[:4], was[:4]) for cache, was in zip(caches, before))

@@ -7,7 +7,7 @@ from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed
 from tiny_models import draft_for, tiny_qwen2_5_vl
 
 from vllm_specflash.draft.core import DraftingCore
-from vllm_specflash.engine import proposer
+from vllm_specflash.engine.v1 import proposer
 from vllm_specflash.tree.calibration import calibrated
 from vllm_specflash.tree.cost import StepCost
 
@@ -85,7 +85,7 @@ def test_preemption_in_mid_tree(llava, drafts, plain_answers, misranking):
 
 
 def test_trees_share_the_spare_blocks_there_are(llava, drafts, plain_answers, misranking, monkeypatch):
-    monkeypatch.setattr("vllm_specflash.engine.worker.choose_spare_blocks", lambda num_blocks: 2)
+    monkeypatch.setattr("vllm_specflash.engine.v1.worker.choose_spare_blocks", lambda num_blocks: 2)
     with engine(llava, drafts["knowing"], block_size=32) as llm:
         assert answers(llm, mixed_prompts(), greedy()) == plain_answers
         stats = draft_stats(llm)
@@ -95,16 +95,16 @@ def test_trees_share_the_spare_blocks_there_are(llava, drafts, plain_answers, mi
 def test_trees_that_waited_a_step_meet_newer_ones(llava, drafts, misranking, monkeypatch):
     """A picture that is read in one piece ends a chunk early, which lets another request in, and leaves it no rows in the step after:
     its tree is verified beside one that was drafted while it waited, and the two need four spare blocks of two."""
-    monkeypatch.setattr("vllm_specflash.engine.worker.choose_spare_blocks", lambda num_blocks: 2)
+    monkeypatch.setattr("vllm_specflash.engine.v1.worker.choose_spare_blocks", lambda num_blocks: 2)
     options = {"num_speculative_tokens": 16, "min_confidence": 0}
     settings = {"max_num_batched_tokens": 48, "max_num_seqs": 2, "block_size": 32, "disable_chunked_mm_input": True}
     prompts = [with_images("w" * 40 + "<image>" + "t" * 32, 1), "hello"]
     with engine(llava, **settings) as llm:
         expected = answers(llm, prompts, greedy())
     with engine(llava, drafts["knowing"], options, **settings) as llm:
-        verification = runner(llm).verification
-        fits, asked = verification.fits, []
-        monkeypatch.setattr(verification, "fits", lambda *step: asked.append(fits(*step)) or asked[-1])
+        side_paths = runner(llm).side_paths
+        fits, asked = side_paths.fits, []
+        monkeypatch.setattr(side_paths, "fits", lambda *step: asked.append(fits(*step)) or asked[-1])
         assert answers(llm, prompts, greedy()) == expected
         assert asked.count(False) == 1 and asked.count(True) > 5
         assert draft_stats(llm)["errors"] == 0

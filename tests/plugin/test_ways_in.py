@@ -13,7 +13,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from vllm_specflash.config import SpecFlashError, SpecFlashOptions, names_specflash, refuse_almost_specflash
 
-WORKER = "vllm_specflash.engine.cpu_worker.SpecFlashCPUWorker"
+WORKER = "vllm_specflash.engine.v1.cpu_worker.SpecFlashCPUWorker"
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from vllm_specflash.engine.cache import KV_CACHE_LAYOUTS
 from vllm_specflash.engine.metrics import metrics_folder
 from vllm_specflash.engine.synthetic import refuse_outside_benchmarks
 
-PROPOSER = "vllm_specflash.engine.proposer.SpecFlashProposer"
+PROPOSER = "vllm_specflash.engine.v1.proposer.SpecFlashProposer"
 # Drafted tokens of a tree, at most, unless the user says otherwise.
 TREE_NODES = 16
 # Element types whose KV pages the draft can read back; quantised caches would need scales of its own.

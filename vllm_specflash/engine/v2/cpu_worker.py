@@ -11,9 +11,9 @@ from vllm.v1.worker.cpu import model_runner
 
 from vllm_specflash.compat import V2_CPU_NAMES
 from vllm_specflash.config import TREE_BACKEND
+from vllm_specflash.engine.hooks import replaced
 from vllm_specflash.engine.v2.runner import SpecFlashRunnerMixin
 from vllm_specflash.engine.v2.worker import SpecFlashWorkerMixin
-from vllm_specflash.engine.worker import replaced
 
 
 @contextmanager

@@ -5,14 +5,15 @@ from vllm.logger import init_logger
 from vllm.v1.worker.gpu import model_runner
 
 from vllm_specflash.engine.attention_layers import attention_layers
+from vllm_specflash.engine.hooks import replaced
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.synthetic import conditional
-from vllm_specflash.engine.v2.backend import TreeMetadataBuilder, keys_and_values, obstacle
+from vllm_specflash.engine.v2.backend import TreeMetadataBuilder, keys_and_values
 from vllm_specflash.engine.v2.lora import NodeLoraState
+from vllm_specflash.engine.v2.selection import obstacle
 from vllm_specflash.engine.v2.speculator import SpecFlashSpeculator
 from vllm_specflash.engine.v2.verifier import TreeVerifier
-from vllm_specflash.engine.worker import replaced
 from vllm_specflash.triton_kernels.kv_compact import CacheTable, cache_table, kv_compact
 from vllm_specflash.triton_kernels.tree_rows import tree_rows
 

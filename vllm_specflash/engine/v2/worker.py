@@ -1,15 +1,15 @@
-"""vLLM's GPU worker with our V2 model runner; engine/cpu_worker.py does the same for CPUs that Triton has a backend for."""
+"""vLLM's GPU worker with our V2 model runner; engine/v2/cpu_worker.py does the same for CPUs that Triton has a backend for."""
 
 from vllm.v1.worker import gpu_worker
 from vllm.v1.worker.gpu import model_runner
 
-from vllm_specflash import compat, plugin
+from vllm_specflash import compat
 from vllm_specflash.compat import V2_NAMES
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.engine.hooks import register_tree_attention, replaced, require_engine_names
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.v2.runner import SpecFlashRunnerMixin
 from vllm_specflash.engine.v2.schedule import measured_schedule
-from vllm_specflash.engine.worker import replaced, require_engine_names
 
 
 class SpecFlashWorkerMixin:
@@ -57,7 +57,7 @@ class SpecFlashGPUWorker(SpecFlashWorkerMixin, gpu_worker.Worker):
     def init_device(self) -> None:
         self.require_v2()
         if self.vllm_config.speculative_config.trees:
-            plugin.register_tree_attention()
+            register_tree_attention()
         # init_device imports the class by name when it runs.
         with replaced(model_runner, "GPUModelRunner", SpecFlashGPUModelRunner):
             super().init_device()

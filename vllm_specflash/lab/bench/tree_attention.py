@@ -3,7 +3,7 @@
     python -m vllm_specflash.lab.bench.tree_attention --out tree-attention.json
 
 Both sides store the step's keys and values and attend; the tree's adds the copies and writes of its side paths
-(engine/paths.py). Shapes are the demo targets': 9 heads over 3 KV heads of 64, bfloat16, blocks as where trees run.
+(engine/v1/paths.py). Shapes are the demo targets': 9 heads over 3 KV heads of 64, bfloat16, blocks as where trees run.
 """
 
 import statistics
@@ -21,8 +21,8 @@ from vllm import _custom_ops as ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
 from vllm_specflash.config import TREE_BLOCK_SIZE
-from vllm_specflash.engine.attention import Verification
 from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.v1.attention import SidePaths
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.tree.build import best_trees
 from vllm_specflash.tree.layout import lay_out
@@ -50,9 +50,9 @@ class Layer:
         position = base[trees.request] + trees.index
         self.slots = torch.from_numpy(own[trees.request, position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE)
         self.chain = self._sequences(rows, base + rows, own)
-        self.verification = Verification(spare, BLOCK_SIZE, [self.cache], DraftStats())
-        self.verification.begin(trees, rows, base)
-        self.paths = self.verification.lay_paths(own)
+        self.side_paths = SidePaths(spare, BLOCK_SIZE, [self.cache], DraftStats())
+        self.side_paths.begin(trees, rows, base)
+        self.paths = self.side_paths.lay_paths(own)
         self.tree = self._sequences(self.paths.query_lens, self.paths.seq_lens, self.paths.block_table(own))
         self.out = torch.empty_like(self.query)
 
@@ -83,7 +83,7 @@ class Layer:
 
     def run_tree(self) -> None:
         self._store(self.key, self.value, self.slots)
-        self.verification.write(self._store, self.key, self.value, self.cache)
+        self.side_paths.write(self._store, self.key, self.value, self.cache)
         self._attend(self.tree)
 
 

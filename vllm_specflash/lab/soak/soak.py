@@ -27,7 +27,7 @@ SAMPLE_SECONDS = 2.0
 KV_CACHE_USAGE = "vllm:kv_cache_usage_perc"
 # vLLM frees what an aborted request held within a step or two.
 CALM_SECONDS = 30.0
-# What engine/runner.py logs once where drafting fails.
+# What engine/v1/runner.py logs once where drafting fails.
 DRAFT_FAILURE = "SpecFLASH could not draft"
 
 

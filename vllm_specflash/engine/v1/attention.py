@@ -1,4 +1,4 @@
-"""Attention of a target's layers that can run trees: vLLM's own, on the sequences of engine/paths.py.
+"""Attention of a target's layers that can run trees: vLLM's own, on the sequences of engine/v1/paths.py.
 
 Subclasses of whatever backend a layer has take its place, one layer object at a time: what vLLM registers, and every
 other engine in the process, stays as it is. In steps without a branching tree they only pass on.
@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vllm_specflash.engine.paths import PathSequences, spare_blocks_needed
 from vllm_specflash.engine.stats import DraftStats
+from vllm_specflash.engine.v1.paths import PathSequences, spare_blocks_needed
 from vllm_specflash.tree.step import StepTrees
 from vllm_specflash.triton_kernels.tree_accept import Acceptance
 
 
 @dataclass
-class Verification:
+class SidePaths:
     """What the runner tells the layers about the step at hand, and the blocks set aside for side paths.
 
     Attributes:
@@ -102,7 +102,7 @@ class Verification:
             update(key.index_select(0, self._write_rows), value.index_select(0, self._write_rows), self._write_slots)
 
     def commit(self, acceptance: Acceptance) -> None:
-        """The accepted paths' keys and values go to the requests' own blocks."""
+        """Keys and values of the accepted paths go to where a chain's would be, the requests' own blocks, in every layer."""
         if self.sequences is None:
             return
         lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
@@ -120,17 +120,25 @@ class Verification:
         torch.index_select(kv_cache[:first], 0, blocks, out=kv_cache[first : first + len(blocks)])
 
     def allowance(self) -> "BlockAllowance":
+        """Of the step that is being drafted."""
         return BlockAllowance(len(self.spare), self.block_size)
 
 
 @dataclass
 class BlockAllowance:
-    """Spare blocks for side paths; a tree for whose paths too few are left loses the last ones."""
+    """What one step can verify, used up tree by tree: spare blocks for side paths. A tree for whose paths too few are left loses the last ones."""
 
     left: int
     block_size: int
 
     def fitting(self, nodes: int, side_paths: Sequence[int], root: int, deepest: int) -> int:
+        """How many of a branching tree's drafted nodes can be verified, cut where a side path begins or between nodes.
+
+        Args:
+            side_paths: drafted nodes, from 0, with which its side paths begin.
+            root: target position of its root.
+            deepest: depth of its deepest node.
+        """
         each = spare_blocks_needed(root, deepest, self.block_size)
         paths = min(len(side_paths), self.left // each)
         self.left -= paths * each
@@ -144,9 +152,9 @@ def tree_impl(cls: type) -> type:
     class TreeImpl(cls):
         def do_kv_cache_update(self, layer, key, value, kv_cache, slot_mapping):
             super().do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)
-            if self.verification.sequences is not None:
+            if self.side_paths.sequences is not None:
                 store = super().do_kv_cache_update
-                self.verification.write(lambda k, v, slots: store(layer, k, v, kv_cache, slots), key, value, kv_cache)
+                self.side_paths.write(lambda k, v, slots: store(layer, k, v, kv_cache, slots), key, value, kv_cache)
 
     return TreeImpl
 
@@ -157,12 +165,12 @@ def tree_metadata_builder(cls: type) -> type:
 
     class TreeMetadataBuilder(cls):
         def build(self, common_prefix_len, common_attn_metadata, *args, **kwargs):
-            return super().build(common_prefix_len, self.verification.split(common_attn_metadata), *args, **kwargs)
+            return super().build(common_prefix_len, self.side_paths.split(common_attn_metadata), *args, **kwargs)
 
     return TreeMetadataBuilder
 
 
-def run_trees(owner, able: Callable[[type], type], verification: Verification) -> None:
+def run_trees(owner, able: Callable[[type], type], side_paths: SidePaths) -> None:
     """Let one impl or builder object of vLLM's run trees; `able` is one of the two functions above."""
     owner.__class__ = able(type(owner))
-    owner.verification = verification
+    owner.side_paths = side_paths

@@ -10,16 +10,16 @@ from vllm.logger import init_logger
 
 from vllm_specflash.draft.core import DraftingCore, Queries, Rows
 from vllm_specflash.engine.draft_model import NO_SPANS, LoadedDraft
-from vllm_specflash.engine.kept import KeptRows
 from vllm_specflash.engine.latents import SpanPooler, chunks_of
 from vllm_specflash.engine.parallel import Collectives, Ranks
 from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
-from vllm_specflash.engine.step import Step
 from vllm_specflash.engine.synthetic import SYNTHETIC_WARNING, assumed_chances
 from vllm_specflash.engine.transfer import to_device
-from vllm_specflash.engine.verification import TreeVerification
+from vllm_specflash.engine.v1.attention import SidePaths
+from vllm_specflash.engine.v1.kept import KeptRows
+from vllm_specflash.engine.v1.step import Step
 from vllm_specflash.tree.build import Trees
 from vllm_specflash.tree.calibration import Calibration
 from vllm_specflash.tree.cost import StepCost, best_sizes
@@ -50,7 +50,7 @@ class SpecFlashProposer:
         self._chains: set[str] = set()
         self.calibration = Calibration()
         # Set by the runner where trees can be verified.
-        self.verification: TreeVerification | None = None
+        self.side_paths: SidePaths | None = None
 
     def load_model(self, target: torch.nn.Module) -> None:
         """Load the draft beside the target, and register its layer before vLLM sizes the KV cache."""
@@ -165,7 +165,7 @@ class SpecFlashProposer:
             return
         visible = spans.draft_positions(asking, step.start[asking] + step.committed[asking] - 1) + 1
         of = self._tensor(asking)
-        chain = [self.verification is None or step.req_ids[request] in self._chains for request in asking]
+        chain = [self.side_paths is None or step.req_ids[request] in self._chains for request in asking]
         queries = Queries(
             self._tensor(last[asking]),
             self._tensor(visible.astype(np.int32)),
@@ -202,7 +202,7 @@ class SpecFlashProposer:
     def depth(self) -> int:
         """Positions ahead: those of the checkpoint's rounds, unless the user asks for chains of another length."""
         trained = self.model.config.semi_ar_width * self.model.config.num_rounds
-        if self.verification is None and self.options.num_speculative_tokens is not None:
+        if self.side_paths is None and self.options.num_speculative_tokens is not None:
             return self.num_speculative_tokens
         return min(self.num_speculative_tokens, trained)
 
@@ -232,7 +232,7 @@ class SpecFlashProposer:
         tokens [Q, n]; count [Q] nodes to keep; root [Q] target position of each tree's root.
         """
         parents, given, depth = trees.parent.tolist(), trees.conditional.tolist(), trees.depth.tolist()
-        allowance = None if self.verification is None else self.verification.allowance()
+        allowance = None if self.side_paths is None else self.side_paths.allowance()
         for q, (request, n) in enumerate(zip(requests.tolist(), count.tolist())):
             order, above = lay_out(parents[q][:n])
             starts = [node for node, parent in enumerate(above) if parent != node]

@@ -6,19 +6,18 @@ import numpy as np
 import torch
 from vllm.logger import init_logger
 
-from vllm_specflash.engine.attention import (
-    Verification,
+from vllm_specflash.engine.attention_layers import attention_layers
+from vllm_specflash.engine.metrics import WorkerMetrics
+from vllm_specflash.engine.synthetic import conditional
+from vllm_specflash.engine.v1.attention import (
+    SidePaths,
     run_trees,
     tree_impl,
     tree_metadata_builder,
 )
-from vllm_specflash.engine.attention_layers import attention_layers
-from vllm_specflash.engine.metrics import WorkerMetrics
-from vllm_specflash.engine.spare import with_spare_blocks
-from vllm_specflash.engine.step import Step
-from vllm_specflash.engine.synthetic import conditional
-from vllm_specflash.engine.verification import TreeVerification
-from vllm_specflash.engine.verify import NodeSampler
+from vllm_specflash.engine.v1.sampler import NodeSampler
+from vllm_specflash.engine.v1.spare import with_spare_blocks
+from vllm_specflash.engine.v1.step import Step
 from vllm_specflash.tree.cost import SIZES, StepCost
 from vllm_specflash.tree.step import Draft, StepTrees
 
@@ -29,7 +28,7 @@ MOST_ROUNDS, MEASURING_SECONDS = 5, 4.0
 
 
 class SpecFlashRunnerMixin:
-    """Goes before CPUModelRunner or GPUModelRunner in the bases; `self.drafter` is a SpecFlashProposer."""
+    """Goes before vLLM's V1 CPUModelRunner in the bases; `self.drafter` is a SpecFlashProposer."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -37,10 +36,10 @@ class SpecFlashRunnerMixin:
         rates = self.speculative_config.specflash.synthetic_acceptance
         if rates is not None:
             self.rejection_sampler.synthetic = torch.tensor(conditional(rates))
-        # Set by the worker where side paths of trees are verified in blocks of their own (engine/attention.py).
+        # Set by the worker where side paths of trees are verified in blocks of their own (engine/v1/attention.py).
         self.num_spare_blocks = 0
         # Without it all drafts are chains.
-        self.verification: TreeVerification | None = None
+        self.side_paths: SidePaths | None = None
         # What the step at hand verifies.
         self._trees: StepTrees | None = None
         # Set by the worker that speaks for the engine, once it is warm.
@@ -66,19 +65,19 @@ class SpecFlashRunnerMixin:
             logger.warning("SpecFLASH drafts chains only: this KV cache's blocks are not those of its block tables.")
             return
         block_size = self.kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
-        verification = Verification(
+        side_paths = SidePaths(
             np.arange(known, known + spare), block_size, [layer.kv_cache for layer in layers], self.drafter.stats
         )
         for layer in layers:
-            run_trees(layer.impl, tree_impl, verification)
+            run_trees(layer.impl, tree_impl, side_paths)
         for group in (group for groups in self.attn_groups for group in groups):
             for builder in group.metadata_builders:
-                run_trees(builder, tree_metadata_builder, verification)
-        self.verify_trees_with(verification)
+                run_trees(builder, tree_metadata_builder, side_paths)
+        self.verify_trees_with(side_paths)
 
-    def verify_trees_with(self, verification: TreeVerification) -> None:
+    def verify_trees_with(self, side_paths: SidePaths) -> None:
         """Drafts may be trees from here on."""
-        self.verification = self.rejection_sampler.verification = self.drafter.verification = verification
+        self.side_paths = self.rejection_sampler.side_paths = self.drafter.side_paths = side_paths
         self.rejection_sampler.stats = self.drafter.stats
         self.drafter.core.depth = self.drafter.depth
 
@@ -94,20 +93,20 @@ class SpecFlashRunnerMixin:
         if not drafts:
             # A plain step.
             self._trees = None
-            if self.verification is not None:
-                self.verification.begin(None)
+            if self.side_paths is not None:
+                self.side_paths.begin(None)
             return
         lengths = [len(drafts.get(req_id, ())) for req_id in req_ids]
         self._trees = trees = StepTrees.of([self.drafter.drafted(req_id, length) for req_id, length in zip(req_ids, lengths)])
-        if self.verification is None:
+        if self.side_paths is None:
             return
         start = self.input_batch.num_computed_tokens_cpu[: len(req_ids)].astype(np.int64)
         rows = np.asarray(rows[: len(req_ids)], dtype=np.int64)
         base = start + rows - trees.counts
-        if trees.branches and not self.verification.fits(trees, rows, base):
+        if trees.branches and not self.side_paths.fits(trees, rows, base):
             # Requests that waited a step bring trees from before: with newer ones they need more than any one step's did.
             self._trees = trees = StepTrees.of([Draft.chain(length) for length in lengths])
-        self.verification.begin(trees, rows, base)
+        self.side_paths.begin(trees, rows, base)
         if trees.branches:
             back = np.zeros(int(rows.sum()), dtype=np.int64)
             back[trees.rows(rows)] = trees.index - trees.depth
@@ -126,8 +125,8 @@ class SpecFlashRunnerMixin:
 
     def _learn(self, acceptance) -> None:
         """Keep what the walks accepted, and let the draft's chances learn from them."""
-        if self.verification is not None:
-            self.verification.commit(acceptance)
+        if self.side_paths is not None:
+            self.side_paths.commit(acceptance)
         lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
         if self.rejection_sampler.synthetic is None:
             self.drafter.calibration.observe(*self._trees.decided(lengths, nodes))
@@ -210,7 +209,7 @@ class SpecFlashRunnerMixin:
             timings = {size: min(timings[size], self._timed_step(size)) for size in sizes}
         if not self.drafter.ranks.leads:
             return
-        side_path = self.verification.side_path_seconds() if self.verification is not None else 0.0
+        side_path = self.side_paths.side_path_seconds() if self.side_paths is not None else 0.0
         self.drafter.step_cost = StepCost.of(timings, side_path)
         measured = ", ".join(f"{n}: {timings[n] * 1e3:.1f} ms" for n in sizes)
         logger.info("SpecFLASH measured steps of %s; a side path takes %.2f ms", measured, side_path * 1e3)
@@ -258,8 +257,8 @@ class SpecFlashRunnerMixin:
 
     def _path(self, width: int) -> np.ndarray | None:
         """[R, width] rows of committed positions counted from each request's first, where trees branched."""
-        acceptance, verification = self.rejection_sampler.acceptance, self.verification
-        if acceptance is None or verification is None or not self._trees.branches:
+        acceptance = self.rejection_sampler.acceptance
+        if acceptance is None or not self._trees.branches:
             return None
         path = np.tile(np.arange(width), (len(acceptance.lengths), 1))
         nodes = acceptance.nodes.numpy()[:, : width - 1]

@@ -7,8 +7,9 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 from vllm_specflash import compat
 from vllm_specflash.compat import CPU_NAMES, CPU_TREE_NAMES, ENGINE_NAMES, TREE_NAMES
-from vllm_specflash.engine.runner import SpecFlashRunnerMixin
-from vllm_specflash.engine.worker import SpecFlashWorkerMixin, replaced, require_engine_names
+from vllm_specflash.engine.hooks import replaced, require_engine_names
+from vllm_specflash.engine.v1.runner import SpecFlashRunnerMixin
+from vllm_specflash.engine.v1.worker import SpecFlashWorkerMixin
 
 
 class SpecFlashCPUModelRunner(SpecFlashRunnerMixin, CPUModelRunner):
