@@ -1,7 +1,8 @@
 import pytest
 
 from vllm_specflash.lab.bench.records import Drafts, Output, Pass, Steps
-from vllm_specflash.lab.bench.summary import Spread, acceptance_per_position, speed_up, step_parts
+from vllm_specflash.lab.bench.summary import Row, Spread, acceptance_per_position, speed_up, step_parts
+from vllm_specflash.lab.bench.tables import limit_table
 
 
 def output(tokens: int, seconds: float) -> Output:
@@ -53,3 +54,14 @@ def test_parts_of_a_step_add_up_to_its_wall_time():
 def test_acceptance_by_position_is_a_share_of_drafts():
     assert acceptance_per_position({"drafts": 10, "accepted_per_position": [9, 5, 0, 0]}) == [0.9, 0.5]
     assert acceptance_per_position({"drafts": 0, "accepted_per_position": []}) == []
+
+
+def test_what_keeps_from_the_limit_is_named_in_milliseconds():
+    def row(method: str, tau: float, wall: float, forward: float, network: float) -> Row:
+        step = {"wall": wall, "target forward": forward, "draft network": network}
+        return Row("demo", "scenes", 8, method, 1, 90.0, Spread.of([1.0]), Spread.of([1.0]), None, None, tau, [], step)
+
+    plain, alone = row("plain", 1.0, 10.0, 9.0, 0.0), row("alone", 2.0, 10.0, 9.0, 0.0)
+    table = limit_table([plain, row("specflash", 6.0, 20.0, 16.0, 3.0)])
+    assert [list(column.cells) for column in table.columns[3:]] == [["6.00x"], ["3.00x"], ["+7.00"], ["+3.00"]]
+    assert limit_table([alone]).row_count == 0

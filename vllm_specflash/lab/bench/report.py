@@ -10,7 +10,7 @@ from vllm_specflash.lab.bench.footprint import draft_weights_mib, footprint
 from vllm_specflash.lab.bench.method import PLAIN
 from vllm_specflash.lab.bench.rows import plain_with_itself, rows
 from vllm_specflash.lab.bench.summary import Row
-from vllm_specflash.lab.bench.tables import acceptance_table, speed_table, step_table
+from vllm_specflash.lab.bench.tables import acceptance_table, limit_table, speed_table, step_table
 from vllm_specflash.lab.bench.targets import Target
 
 
@@ -23,6 +23,8 @@ def report(document: Document, target: Target, dtype: str) -> Iterator[Renderabl
     if any(row.acceptance_per_position for row in found):
         yield acceptance_table(found)
     yield step_table(found)
+    if any(row.method == PLAIN for row in found):
+        yield limit_table(found)
     yield from _spreads(found)
     yield from _agreement(document, target, found)
     yield from _footprints(document, target, dtype, found)

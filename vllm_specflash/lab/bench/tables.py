@@ -72,6 +72,35 @@ def step_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+LIMIT_CAPTION = (
+    "limit: tau, what free drafting and verifying would give; reached: plain's step over this method's, times tau; "
+    "the other columns: what a step takes longer than plain's, ms"
+)
+
+
+def limit_table(rows: Sequence[Row]) -> Table:
+    """How far each method is from a step that costs what plain vLLM's does, and where the difference lies; needs plain's rows."""
+    parts = [part for part in rows[0].step if part != "wall"]
+    columns = [("task", "left"), ("batch", "right"), ("method", "left"), ("limit", "right"), ("reached", "right")]
+    table = _table("the limit, and what keeps from it", [*columns, *((part.replace(" ", "\n"), "right") for part in parts)], LIMIT_CAPTION)
+    for row in rows:
+        plain = _plain_of(row, rows)
+        if row.method == PLAIN or plain is None or not row.step["wall"]:
+            continue
+        reached = row.acceptance_length * plain.step["wall"] / row.step["wall"]
+        losses = (f"{row.step[part] - plain.step[part]:+.2f}" for part in parts)
+        table.add_row(
+            row.task, str(row.batch_size), row.method, f"{row.acceptance_length:.2f}x", f"{reached:.2f}x", *losses
+        )  # fmt: skip
+    return table
+
+
+def _plain_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """Plain vLLM's row on the same prompts."""
+    cell = (row.target, row.task, row.batch_size)
+    return next((r for r in rows if r.method == PLAIN and (r.target, r.task, r.batch_size) == cell), None)
+
+
 def _table(title: str, columns: Sequence[tuple[str, str]], caption: str | None = None) -> Table:
     table = Table(
         title=title, title_justify="left", title_style="bold", caption=caption, caption_justify="left", box=SIMPLE_HEAD,
@@ -85,8 +114,7 @@ def _table(title: str, columns: Sequence[tuple[str, str]], caption: str | None =
 def _draft_time(row: Row, rows: Sequence[Row]) -> str:
     """Draft time per step, and its share of plain vLLM's step on the same prompts."""
     draft = row.step["draft network"] + row.step["draft host"]
-    cell = (row.target, row.task, row.batch_size)
-    plain = next((r for r in rows if r.method == PLAIN and (r.target, r.task, r.batch_size) == cell), None)
+    plain = _plain_of(row, rows)
     if plain is None or not plain.step["wall"]:
         return f"{draft:.2f}"
     return f"{draft:.2f} ({draft / plain.step['wall']:.0%})"
