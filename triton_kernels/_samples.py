@@ -221,7 +221,7 @@ def observe_chances_inputs(requests: int, nodes: int, device: str) -> dict:
     node = torch.arange(nodes, dtype=torch.int32, device=device)
     accepted = nodes // 2
     return dict(
-        given=torch.linspace(0, 1, nodes, device=device).repeat(requests + 1, 1),
+        chances=torch.linspace(0, 1, nodes, device=device).repeat(requests + 1, 1),
         parents=(node - 1).repeat(requests + 1, 1),
         slot_of=torch.arange(requests, device=device).flip(0) + 1,
         node_bounds=torch.arange(requests + 1, dtype=torch.int32, device=device) * nodes,

@@ -25,7 +25,7 @@ class KeptDrafts(NamedTuple):
     """[R, n] float32."""
     trees: TreeTables
     """By slot."""
-    given: Tensor
+    chances: Tensor
     """[S, n + 1] float32, chance that the draft gave each node after its parent; the root's is left as it is."""
 
 
@@ -38,14 +38,14 @@ def keep_tree_torch(tree: BestTree, tokens: Tensor, slot_of: Tensor, out: KeptDr
     out.confidence[:requests] = (tree.chance / before).nan_to_num(0.0)
     for table, rows in zip(out.trees, (tree.parents_with_root, tree.depth_with_root, tree.ancestors)):
         table[slot_of] = rows
-    out.given[slot_of, 1:] = tree.conditional
+    out.chances[slot_of, 1:] = tree.conditional
 
 
 @triton.jit
 def keep_tree_kernel(
     depth, candidate, chance, conditional, parents, depths, ancestors, tokens, slot_of,
-    drafts, confidence, out_parents, out_depths, out_ancestors, given, num_nodes, cells, width,
-    stride_drafts, stride_confidence, stride_trees, stride_given, BLOCK: tl.constexpr,
+    drafts, confidence, out_parents, out_depths, out_ancestors, out_chances, num_nodes, cells, width,
+    stride_drafts, stride_confidence, stride_trees, stride_chances, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One request per program, all of its nodes in one vector."""
     request = tl.program_id(0).to(tl.int64)
@@ -59,7 +59,7 @@ def keep_tree_kernel(
     own = tl.load(chance + node, mask=inside, other=0.0)
     before = tl.load(chance + node - 1, mask=inside & (j > 0), other=1.0)
     tl.store(confidence + request * stride_confidence + j, own / tl.where(own > 0, before, 1.0), mask=inside)
-    tl.store(given + slot * stride_given + j + 1, tl.load(conditional + node, mask=inside, other=0.0), mask=inside)
+    tl.store(out_chances + slot * stride_chances + j + 1, tl.load(conditional + node, mask=inside, other=0.0), mask=inside)
     rooted = j < num_nodes + 1
     node, target = request * (num_nodes + 1) + j, slot * stride_trees + j
     tl.store(out_parents + target, tl.load(parents + node, mask=rooted, other=0), mask=rooted)
@@ -72,9 +72,9 @@ def keep_tree_triton(tree: BestTree, tokens: Tensor, slot_of: Tensor, out: KeptD
     (requests, depth, width), num_nodes = tokens.shape, tree.depth.shape[1]
     launch(
         keep_tree_kernel, (requests,), tree.depth, tree.candidate, tree.chance, tree.conditional, tree.parents_with_root,
-        tree.depth_with_root, tree.ancestors, tokens, slot_of, out.drafts, out.confidence, *out.trees, out.given,
+        tree.depth_with_root, tree.ancestors, tokens, slot_of, out.drafts, out.confidence, *out.trees, out.chances,
         num_nodes, depth * width, width, out.drafts.stride(0), out.confidence.stride(0), out.trees.parents.stride(0),
-        out.given.stride(0), BLOCK=triton.next_power_of_2(num_nodes + 1), num_warps=1,
+        out.chances.stride(0), BLOCK=triton.next_power_of_2(num_nodes + 1), num_warps=1,
     )  # fmt: skip
 
 

@@ -38,11 +38,11 @@ class ChanceCounts(NamedTuple):
 
 
 def observe_chances_torch(
-    given: Tensor, parents: Tensor, slot_of: Tensor, node_bounds: Tensor, nodes: Tensor, lengths: Tensor,
+    chances: Tensor, parents: Tensor, slot_of: Tensor, node_bounds: Tensor, nodes: Tensor, lengths: Tensor,
     counts: ChanceCounts, decay: float, prior: float,
 ) -> None:  # fmt: skip
     """Torch path of `observe_chances`."""
-    chance, parents, verified = given[slot_of], parents[slot_of].long(), node_bounds.diff()
+    chance, parents, verified = chances[slot_of], parents[slot_of].long(), node_bounds.diff()
     requests, width = chance.shape
     node = torch.arange(width, device=chance.device)
     # One column more takes what is written for places behind a walk's end.
@@ -63,7 +63,7 @@ def observe_chances_torch(
 
 @triton.jit
 def count_chances_kernel(
-    given, parents, slot_of, node_bounds, nodes, lengths, out, stride_given, stride_parents, stride_nodes,
+    chances, parents, slot_of, node_bounds, nodes, lengths, out, stride_chances, stride_parents, stride_nodes,
     BINS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One request per program, all of its nodes in one vector; what was accepted is one mask of bits, the root's first."""
@@ -77,7 +77,7 @@ def count_chances_kernel(
 
     inside = j < verified
     parent = tl.load(parents + slot * stride_parents + j, mask=inside, other=-1)
-    chance = tl.load(given + slot * stride_given + j, mask=inside, other=-1.0)
+    chance = tl.load(chances + slot * stride_chances + j, mask=inside, other=-1.0)
     reached = (accepted >> tl.maximum(parent, 0).to(tl.int64)) & 1
     decided = (reached == 1) & (parent >= 0) & (chance >= 0.0) & (chance <= 1.0)
     chance = tl.where(decided, chance, 0.0)
@@ -110,28 +110,28 @@ def merge_chances_kernel(counted, totals, ratio, requests, decay, prior, BINS: t
 
 
 def observe_chances_triton(
-    given: Tensor, parents: Tensor, slot_of: Tensor, node_bounds: Tensor, nodes: Tensor, lengths: Tensor,
+    chances: Tensor, parents: Tensor, slot_of: Tensor, node_bounds: Tensor, nodes: Tensor, lengths: Tensor,
     counts: ChanceCounts, decay: float, prior: float,
 ) -> None:  # fmt: skip
     """Launcher of the kernels: two launches. Compiled once per power of two that W fits in."""
-    requests, width = slot_of.shape[0], given.shape[1]
+    requests, width = slot_of.shape[0], chances.shape[1]
     counted = counts.totals.new_empty(requests, 2, BINS)
     launch(
-        count_chances_kernel, (requests,), given, parents, slot_of, node_bounds, nodes, lengths, counted,
-        given.stride(0), parents.stride(0), nodes.stride(0), BINS=BINS, BLOCK=triton.next_power_of_2(width), num_warps=1,
+        count_chances_kernel, (requests,), chances, parents, slot_of, node_bounds, nodes, lengths, counted,
+        chances.stride(0), parents.stride(0), nodes.stride(0), BINS=BINS, BLOCK=triton.next_power_of_2(width), num_warps=1,
     )  # fmt: skip
     launch(merge_chances_kernel, (1,), counted, *counts, requests, decay, prior, BINS=BINS, BLOCK=REQUESTS, num_warps=4)
 
 
 def observe_chances(
-    given: Tensor, parents: Tensor, slot_of: Tensor, node_bounds: Tensor, nodes: Tensor, lengths: Tensor,
+    chances: Tensor, parents: Tensor, slot_of: Tensor, node_bounds: Tensor, nodes: Tensor, lengths: Tensor,
     counts: ChanceCounts, decay: float, prior: float,
 ) -> None:  # fmt: skip
     """Learn from one step of R requests, whose trees lie in the rows of their slots, W nodes with the root first, W at most 64.
 
-    given [S, W] float32, the draft's own chance of each node given its parent, NaN where it said none; parents [S, W] int32, -1
+    chances [S, W] float32, the draft's own chance of each node given its parent, NaN where it said none; parents [S, W] int32, -1
     where there is none; slot_of [R] int32 or int64; node_bounds [R + 1] int32, request r having verified node_bounds[r + 1] -
     node_bounds[r] of its nodes; nodes [R, W - 1] and lengths [R] int32 as tree_accept gives them; counts are updated in place.
     """
-    observe = observe_chances_triton if launches(given) else observe_chances_torch
-    observe(given, parents, slot_of, node_bounds, nodes, lengths, counts, decay, prior)
+    observe = observe_chances_triton if launches(chances) else observe_chances_torch
+    observe(chances, parents, slot_of, node_bounds, nodes, lengths, counts, decay, prior)

@@ -30,7 +30,7 @@ def test_a_cut_draft_is_still_a_tree():
 def test_the_target_decides_on_children_of_accepted_nodes_alone():
     trees = StepTrees.of([TREE, Draft.chain(2)])
     lengths, nodes = np.array([2, 1]), np.array([[3, 4], [1, -1]])
-    chance, accepted = trees.decided(lengths, nodes)
+    chance, accepted = trees.observations(lengths, nodes)
     # Nodes 1, 3 and 4 of the tree were asked for; of the chain nothing is known but its length.
     assert chance.tolist() == [0.6, 0.3, 0.2]
     assert accepted.tolist() == [False, True, True]

@@ -25,7 +25,7 @@ def room(device="cpu") -> KeptDrafts:
 
 
 def parts(kept: KeptDrafts) -> list[torch.Tensor]:
-    return [kept.drafts, kept.confidence, *kept.trees, kept.given]
+    return [kept.drafts, kept.confidence, *kept.trees, kept.chances]
 
 
 def test_drafts_are_the_nodes_tokens_and_slots_hold_the_trees():
@@ -37,7 +37,7 @@ def test_drafts_are_the_nodes_tokens_and_slots_hold_the_trees():
         assert kept.drafts[request].tolist() == wanted
         assert torch.equal(kept.trees.parents[slot], tree.parents_with_root[request])
         assert torch.equal(kept.trees.ancestors[slot], tree.ancestors[request])
-        assert kept.given[slot, 0] == -7 and torch.equal(kept.given[slot, 1:], tree.conditional[request])
+        assert kept.chances[slot, 0] == -7 and torch.equal(kept.chances[slot, 1:], tree.conditional[request])
         # Multiplied up, confidences are the chances that the tree was chosen by.
         torch.testing.assert_close(kept.confidence[request].cumprod(0), tree.chance[request])
     for part, before in zip(parts(kept)[2:], parts(untouched)[2:]):

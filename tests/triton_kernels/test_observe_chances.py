@@ -26,7 +26,7 @@ def arguments(trees, width: int, into=torch.int64) -> dict:
         chance[slot, : len(chances)], parents[slot, : len(above)] = torch.tensor(chances), torch.tensor(above).int()
         nodes[request, : len(accepted)] = torch.tensor(accepted, dtype=torch.int32)
     return dict(
-        given=chance,
+        chances=chance,
         parents=parents,
         slot_of=torch.tensor([tree[0] for tree in trees], dtype=into),
         node_bounds=torch.tensor([0, *(tree[3] for tree in trees)]).cumsum(0).int(),

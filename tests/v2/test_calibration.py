@@ -35,10 +35,10 @@ class Observer:
         drafts = self._propose(batch, *args, **kwargs)
         speculator = self.ours.speculator
         for request, (req_id, slot) in enumerate(zip(batch.req_ids, batch.idx_mapping.tolist())):
-            parents, given = (table[slot].tolist() for table in (speculator.tables.trees.parents, speculator.tables.given))
-            self._drafts[req_id] = Draft(parents, given)
+            parents, chances = (table[slot].tolist() for table in (speculator.tables.trees.parents, speculator.tables.chances))
+            self._drafts[req_id] = Draft(parents, chances)
             # Its first node was chosen by what has been learnt so far.
-            chance = calibrated(np.array(given[1]), self.calibration.ratio, CERTAIN)
+            chance = calibrated(np.array(chances[1]), self.calibration.ratio, CERTAIN)
             assert speculator.draft_token_confidence_probs[request, 0].item() == pytest.approx(chance, rel=1e-4)
         return drafts
 
@@ -49,7 +49,7 @@ class Observer:
             counts = np.diff(batch.cu_num_logits_np).tolist()
             chain = Draft.chain(self.ours.speculator.width - 1)
             drafts = [self._drafts.get(req_id, chain).cut(count - 1) for req_id, count in zip(batch.req_ids, counts)]
-            self.calibration.observe(*StepTrees.of(drafts).decided(acceptance.lengths, acceptance.nodes))
+            self.calibration.observe(*StepTrees.of(drafts).observations(acceptance.lengths, acceptance.nodes))
             ratio = self.ours.speculator.calibration.ratio
             torch.testing.assert_close(ratio.double(), torch.from_numpy(self.calibration.ratio), rtol=1e-4, atol=1e-4)
             self.crossed += batch.idx_mapping.tolist() != list(range(len(counts)))

@@ -108,7 +108,7 @@ def addresses(ours) -> dict[str, int]:
     tables, kept = drafting.tables, drafting.kept
     tensors = {
         "block table": drafting.block_table, "drafts": drafting.drafts, "hidden": drafting.hidden,
-        "ratio": drafting.calibration.ratio, "counters": drafting.counters.totals, "given": tables.given,
+        "ratio": drafting.calibration.ratio, "counters": drafting.counters.totals, "chances": tables.chances,
         "confidence": drafting.draft_token_confidence_probs, "positions": ours.input_buffers.positions,
         "kept drafts": kept.drafts, "kept confidence": kept.confidence,
     }  # fmt: skip

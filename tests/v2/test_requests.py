@@ -64,7 +64,7 @@ def test_requests_of_every_kind_in_one_batch(llm, plain):
     while core.has_unfinished_requests():
         done |= {out.request_id: out.outputs[0] for out in core.step() if out.finished}
         for req_id, slot in slots.items():
-            chances = tables.given[slot, 1:]
+            chances = tables.chances[slot, 1:]
             parents = tables.trees.parents[slot, 1:][chances > 0].tolist()
             if parents:
                 name = next(name for name in SETTINGS if req_id.startswith(name))

@@ -50,8 +50,8 @@ class Acceptance:
     @property
     def calibration_error(self) -> float:
         """Expected calibration error: how far a chance lies from the share accepted, as a mean over the tokens decided on."""
-        count, said, accepted = self.decided.T
-        return float((said - accepted).abs().sum() / count.sum().clamp(min=1))
+        count, expected, accepted = self.decided.T
+        return float((expected - accepted).abs().sum() / count.sum().clamp(min=1))
 
     @property
     def per_position(self) -> list[float]:

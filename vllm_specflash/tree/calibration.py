@@ -55,7 +55,7 @@ class DeviceCalibration:
         return self.counts.ratio
 
     def observe(
-        self, given: Tensor, parents: Tensor, slot_of: Tensor, node_bounds: Tensor, nodes: Tensor, lengths: Tensor
+        self, chances: Tensor, parents: Tensor, slot_of: Tensor, node_bounds: Tensor, nodes: Tensor, lengths: Tensor
     ) -> None:
         """Take in one step, given as observe_chances takes it."""
-        observe_chances(given, parents, slot_of, node_bounds, nodes, lengths, self.counts, DECAY, PRIOR)
+        observe_chances(chances, parents, slot_of, node_bounds, nodes, lengths, self.counts, DECAY, PRIOR)

@@ -12,11 +12,11 @@ class Draft:
 
     Attributes:
         parents: [n + 1] index of every node's parent, -1 at the root.
-        given: [n + 1] as in StepTrees.
+        chances: [n + 1] as in StepTrees.
     """
 
     parents: list[int]
-    given: list[float]
+    chances: list[float]
 
     @classmethod
     def chain(cls, length: int) -> "Draft":
@@ -25,7 +25,7 @@ class Draft:
 
     def cut(self, length: int) -> "Draft":
         """The first `length` drafted nodes."""
-        return Draft(self.parents[: length + 1], self.given[: length + 1])
+        return Draft(self.parents[: length + 1], self.chances[: length + 1])
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class StepTrees:
     Attributes:
         counts: [R] nodes of each request.
         parents: [N] index of the parent within the request's tree, -1 at the root.
-        given: [N] chance the draft gave each token after its parent; NaN where it said none.
+        chances: [N] chance the draft gave each token after its parent; NaN where it said none.
     """
 
     counts: np.ndarray
     parents: np.ndarray
-    given: np.ndarray
+    chances: np.ndarray
 
     @classmethod
     def of(cls, drafts: "list[Draft]") -> "StepTrees":
@@ -48,7 +48,7 @@ class StepTrees:
         return cls(
             np.array([len(draft.parents) for draft in drafts]),
             np.array([parent for draft in drafts for parent in draft.parents]),
-            np.array([chance for draft in drafts for chance in draft.given]),
+            np.array([chance for draft in drafts for chance in draft.chances]),
         )
 
     @cached_property
@@ -97,20 +97,20 @@ class StepTrees:
                 return np.stack(levels, 1)
             levels.append(at)
 
-    def decided(self, lengths: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def observations(self, lengths: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the target said about nodes whose parents it accepted: the draft's chances [T], and whether it took them.
 
         lengths [R] and nodes [R, W] are of tree_accept.
         """
-        chances, taken, first = [], [], 0
-        parents, given = self.parents.tolist(), self.given.tolist()
+        said, taken, first = [], [], 0
+        parents, chances = self.parents.tolist(), self.chances.tolist()
         for count, length, walk in zip(self.counts.tolist(), lengths.tolist(), nodes.tolist()):
             accepted = {0, *walk[:length]}
             for node in range(1, count):
-                chance = given[first + node]
+                chance = chances[first + node]
                 # NaN where the draft said nothing.
                 if parents[first + node] in accepted and chance == chance:
-                    chances.append(chance)
+                    said.append(chance)
                     taken.append(node in accepted)
             first += count
-        return np.array(chances), np.array(taken, dtype=bool)
+        return np.array(said), np.array(taken, dtype=bool)

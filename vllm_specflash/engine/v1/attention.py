@@ -131,7 +131,7 @@ class BlockAllowance:
     left: int
     block_size: int
 
-    def fitting(self, nodes: int, side_paths: Sequence[int], root: int, deepest: int) -> int:
+    def take(self, nodes: int, side_paths: Sequence[int], root: int, deepest: int) -> int:
         """How many of a branching tree's drafted nodes can be verified, cut where a side path begins or between nodes.
 
         Args:

@@ -231,16 +231,16 @@ class SpecFlashProposer:
 
         tokens [Q, n]; count [Q] nodes to keep; root [Q] target position of each tree's root.
         """
-        parents, given, depth = trees.parent.tolist(), trees.conditional.tolist(), trees.depth.tolist()
+        parents, chances, depth = trees.parent.tolist(), trees.conditional.tolist(), trees.depth.tolist()
         allowance = None if self.side_paths is None else self.side_paths.allowance()
         for q, (request, n) in enumerate(zip(requests.tolist(), count.tolist())):
             order, above = lay_out(parents[q][:n])
             starts = [node for node, parent in enumerate(above) if parent != node]
             if starts:
-                n = allowance.fitting(n, starts, int(root[q]), max(depth[q][:n]))
+                n = allowance.take(n, starts, int(root[q]), max(depth[q][:n]))
                 self.stats.branching += starts[0] < n
             drafts[request] = [tokens[q][node] for node in order[:n]]
-            self._drafted[step.req_ids[request]] = Draft([-1, *above[:n]], [np.nan, *(given[q][node] for node in order[:n])])
+            self._drafted[step.req_ids[request]] = Draft([-1, *above[:n]], [np.nan, *(chances[q][node] for node in order[:n])])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return to_device(array, self.device)

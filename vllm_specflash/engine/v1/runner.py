@@ -129,7 +129,7 @@ class SpecFlashRunnerMixin:
             self.side_paths.commit(acceptance)
         lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
         if self.rejection_sampler.synthetic is None:
-            self.drafter.calibration.observe(*self._trees.decided(lengths, nodes))
+            self.drafter.calibration.observe(*self._trees.observations(lengths, nodes))
         in_place = np.arange(1, nodes.shape[1] + 1)
         self.drafter.stats.moved += int(((nodes >= 0) & (nodes != in_place)).any(1).sum())
 

@@ -129,7 +129,7 @@ class SpecFlashRunnerMixin:
                 # There is nothing to learn from chance.
                 return output
             speculator.calibration.observe(
-                speculator.tables.given, speculator.tables.trees.parents, input_batch.idx_mapping, input_batch.cu_num_logits,
+                speculator.tables.chances, speculator.tables.trees.parents, input_batch.idx_mapping, input_batch.cu_num_logits,
                 acceptance.nodes, acceptance.lengths,
             )  # fmt: skip
         return output

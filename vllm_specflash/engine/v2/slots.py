@@ -27,7 +27,7 @@ class SlotTables:
 
     Attributes:
         trees: what was drafted last.
-        given: [S, W] float32, chance that the draft gave each node after its parent; NaN where it said nothing.
+        chances: [S, W] float32, chance that the draft gave each node after its parent; NaN where it said nothing.
         spans: as commit_rows takes them.
         flags: as slot_queries takes them, the same spans in draft positions among them.
     """
@@ -35,7 +35,7 @@ class SlotTables:
     def __init__(self, slots: int, width: int, depth: int, device: torch.device):
         self.device, self.depth, self.padding = device, depth, slots
         self.trees = TreeTables.chains(slots + 1, width, device)
-        self.given = torch.full((slots + 1, width), torch.nan, device=device)
+        self.chances = torch.full((slots + 1, width), torch.nan, device=device)
         self._about = torch.zeros(slots + 1, 3, dtype=torch.int32, device=device)
         self._spans = torch.zeros(4, slots + 1, MAX_SPANS, dtype=torch.int32, device=device)
         self._count = torch.zeros(slots + 1, dtype=torch.int32, device=device)
@@ -75,4 +75,4 @@ class SlotTables:
         self._count.index_copy_(0, slots, packed[:, 3].contiguous())
         self._spans.index_copy_(1, slots, packed[:, 4:].unflatten(1, (4, MAX_SPANS)).transpose(0, 1).contiguous())
         # Until its first draft, nothing that a slot's last request left may count.
-        self.given.index_fill_(0, slots, torch.nan)
+        self.chances.index_fill_(0, slots, torch.nan)

@@ -95,7 +95,7 @@ class SpecFlashSpeculator(BaseSpeculator):
         self.hidden = torch.zeros(most_rows, self.hidden_size, dtype=self.draft.lm_head.dtype, device=device)
         self.drafts = torch.zeros(requests, self.num_speculative_tokens, dtype=torch.int64, device=device)
         self.draft_token_confidence_probs = torch.zeros(requests, self.num_speculative_tokens, device=device)
-        self.kept = KeptDrafts(self.drafts, self.draft_token_confidence_probs, self.tables.trees, self.tables.given)
+        self.kept = KeptDrafts(self.drafts, self.draft_token_confidence_probs, self.tables.trees, self.tables.chances)
         self.calibration = DeviceCalibration(device)
         self.graphs = DraftGraphs(self)
 
@@ -183,7 +183,7 @@ class SpecFlashSpeculator(BaseSpeculator):
             logger.exception("SpecFLASH could not draft; answers are unaffected, only slower. Please report this.")
         self.stats.errors += 1
         self.tables.trees.parents.index_fill_(0, batch.idx_mapping.long(), -1)
-        self.tables.given.index_fill_(0, batch.idx_mapping.long(), torch.nan)
+        self.tables.chances.index_fill_(0, batch.idx_mapping.long(), torch.nan)
         self.drafts[: batch.num_reqs].zero_()
 
     def _commit(self, batch: InputBatch, slot_mappings: dict[str, Tensor], num_sampled: Tensor) -> None:
