@@ -1,7 +1,5 @@
 """What our model runners add to vLLM's: steps verify trees, and after each the draft gets the target's hidden states."""
 
-import time
-
 import numpy as np
 import torch
 from vllm.logger import init_logger
@@ -18,13 +16,9 @@ from vllm_specflash.engine.v1.attention import (
 from vllm_specflash.engine.v1.sampler import NodeSampler
 from vllm_specflash.engine.v1.spare import with_spare_blocks
 from vllm_specflash.engine.v1.step import Step
-from vllm_specflash.tree.cost import SIZES, StepCost
 from vllm_specflash.tree.step import Draft, StepTrees
 
 logger = init_logger("vllm.specflash")
-
-# Each size of batch is timed this often, unless that takes longer than so many seconds; but twice at least.
-MOST_ROUNDS, MEASURING_SECONDS = 5, 4.0
 
 
 class SpecFlashRunnerMixin:
@@ -192,37 +186,6 @@ class SpecFlashRunnerMixin:
         for request in scheduler_output.scheduled_new_reqs:
             self.drafter.add_request(request.req_id, request.mm_features, request.sampling_params)
         return super()._update_states(scheduler_output)
-
-    def measure_step_cost(self) -> None:
-        """Time the target's forward and lm_head over batches of growing size, for the drafts' lengths."""
-        sizes = [size for size in SIZES if size <= self.max_num_tokens]
-        for size in sizes:
-            self._timed_step(size)
-        began = time.perf_counter()
-        # Round after round, so that what disturbs one measurement of a size is gone at the next.
-        timings = dict.fromkeys(sizes, np.inf)
-        for rounds in range(MOST_ROUNDS):
-            late = time.perf_counter() - began > MEASURING_SECONDS
-            # A target's ranks only ever run together.
-            if self.drafter.ranks.agree(rounds >= 2 and late):
-                break
-            timings = {size: min(timings[size], self._timed_step(size)) for size in sizes}
-        if not self.drafter.ranks.leads:
-            return
-        side_path = self.side_paths.side_path_seconds() if self.side_paths is not None else 0.0
-        self.drafter.step_cost = StepCost.of(timings, side_path)
-        measured = ", ".join(f"{n}: {timings[n] * 1e3:.1f} ms" for n in sizes)
-        logger.info("SpecFLASH measured steps of %s; a side path takes %.2f ms", measured, side_path * 1e3)
-
-    def _timed_step(self, num_tokens: int) -> float:
-        torch.accelerator.synchronize()
-        began = time.perf_counter()
-        hidden_states, _ = self._dummy_run(num_tokens)
-        # Where LoRA is enabled, lm_head wants to know whose adapter each of its rows has.
-        with self.maybe_select_dummy_loras(self.lora_config, np.ones(num_tokens, dtype=np.int32)):
-            self.model.compute_logits(hidden_states[:num_tokens]).argmax(-1)
-        torch.accelerator.synchronize()
-        return time.perf_counter() - began
 
     def _step(self, scheduler_output, sampled_token_ids, hidden_states, common_attn_metadata) -> Step:
         batch = self.input_batch

@@ -25,9 +25,9 @@ class StepProbe:
 
     def bench_settle(self) -> None:
         """Repeat what was measured at start: other engines may have been loading at the time."""
-        speculative = self.vllm_config.speculative_config
-        if getattr(getattr(speculative, "specflash", None), "sizing", None) == "auto":
-            self.model_runner.measure_step_cost()
+        measure = getattr(self, "measure_step_cost", None)
+        if measure is not None:
+            measure()
 
     def bench_take(self) -> dict:
         """Totals since the last call, as records.Steps in dict form."""
