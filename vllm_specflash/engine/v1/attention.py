@@ -126,7 +126,10 @@ class SidePaths:
 
 @dataclass
 class BlockAllowance:
-    """What one step can verify, used up tree by tree: spare blocks for side paths. A tree for whose paths too few are left loses the last ones."""
+    """What one step can verify, used up tree by tree: spare blocks for side paths.
+
+    A tree for whose paths too few are left loses the last ones.
+    """
 
     left: int
     block_size: int
