@@ -7,7 +7,6 @@ keeps its chance:
     following_i(b, c) = p_i(c) e^delta_i(b, c) / (sum_c' p_i(c') e^delta_i(b, c') + 1 - sum_c' p_i(c'))        NaN is no chance
 """
 
-import torch
 from torch import Tensor
 
 from ._triton import launch, launches, tl, triton
