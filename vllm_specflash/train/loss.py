@@ -28,7 +28,6 @@ class LossOptions:
     )
     noise: float = field(default=0.2, metadata={"help": "Input noise is uniform of width noise * 512 / length."})
 
-
     @property
     def measures(self) -> Measures:
         return Measures(self.cross_entropy, self.total_variation, self.acceptance, self.target_temperature)
@@ -38,7 +37,8 @@ class LossOptions:
 class Losses:
     """`total` is what is minimised; the others are means over the valid positions of each offset, [K], for logs.
 
-    `cross_entropy` is all of the loss on the distributions, weighted as LossOptions says; `accuracy` is agreement with the target's argmax among the candidates, the tokens before it given.
+    `cross_entropy` is all of the loss on the distributions, weighted as LossOptions says; `accuracy` is agreement with the target's
+    argmax among the candidates, the tokens before it given.
     """
 
     total: Tensor
