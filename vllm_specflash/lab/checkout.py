@@ -6,6 +6,8 @@ from vllm_specflash.config import SpecFlashError
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "vllm_specflash" / "lab" / "demo" / "weights"
+# Beside the shipped target's: projector and LoRA of one that also reads sheets out.
+SHEET_READER = WEIGHTS / "sheets"
 EXAMPLE_DATA = ROOT / "examples" / "data"
 
 

@@ -28,6 +28,12 @@ CHAT_TEMPLATE = """\
 """
 
 
+def part(weights: Path, name: str) -> Path:
+    """One of a target's files: its own, or else the shipped target's, as the tower is of the one that reads sheets."""
+    own = weights / name
+    return own if own.exists() else required(WEIGHTS / name)
+
+
 def text_target(cache_dir: str | os.PathLike | None = None) -> Path:
     """Folder with plain SmolLM2-135M-Instruct: bf16 safetensors, tokenizer, chat template (20 s the first time)."""
 
@@ -45,8 +51,8 @@ def demo_target(cache_dir: str | os.PathLike | None = None, weights: Path = WEIG
     the LoRA; the folder's name follows from their content, so new weights never meet an old cache.
     """
     digest = hashlib.sha256()
-    for part in (TOWER, PROJECTOR, LORA):
-        digest.update(required(weights / part).read_bytes())
+    for name in (TOWER, PROJECTOR, LORA):
+        digest.update(part(weights, name).read_bytes())
     digest.update(CHAT_TEMPLATE.encode())
     folder = cache_root(cache_dir) / f"specflash-demo-vlm-{digest.hexdigest()[:12]}"
     return build_once(folder, lambda scratch: _build_llava(scratch, weights))
@@ -58,13 +64,13 @@ def _build_llava(folder: Path, weights: Path) -> None:
     from vllm_specflash.lab.demo.lora import merge_lora
 
     text = load_language_model()
-    merge_lora(text, load_file(weights / LORA))
+    merge_lora(text, load_file(part(weights, LORA)))
     tensors = {f"language_model.{name}": tensor for name, tensor in text.state_dict().items() if name != "lm_head.weight"}
     # The names of published LLaVA checkpoints, which both transformers and every supported vLLM read; transformers 5
     # itself would save "vision_tower.embeddings...", which vLLM 0.32 does not know.
-    for name, tensor in load_file(weights / TOWER).items():
+    for name, tensor in load_file(part(weights, TOWER)).items():
         tensors[f"vision_tower.vision_model.{name}"] = tensor
-    for name, tensor in load_file(weights / PROJECTOR).items():
+    for name, tensor in load_file(part(weights, PROJECTOR)).items():
         tensors[f"multi_modal_projector.{name}"] = tensor
     tensors = {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

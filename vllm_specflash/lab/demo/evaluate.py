@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vllm_specflash.lab.checkout import WEIGHTS
 from vllm_specflash.lab.demo import clip_language, scene_language, sheet_language
 from vllm_specflash.lab.demo.assemble import demo_target
 from vllm_specflash.lab.demo.clips import Clip, sample_clip
@@ -159,7 +160,7 @@ def answer_with_vllm(folder: Path, asked: list[tuple[Scene | Clip | Sheet, str]]
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
-    parser.add_argument("--model", type=Path, help="folder of the assembled checkpoint; default: assemble the shipped one")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the target's weights; default: the shipped ones")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--sheets", type=int, default=200)
@@ -169,7 +170,7 @@ def main():
     answer = {"transformers": answer_with_transformers, "vllm": answer_with_vllm}[arguments.engine]
     objects = named = placed = clips = right = items = read = exact = 0
     wrong: Counter[str] = Counter()
-    for (shown, request), text in zip(asked, answer(arguments.model or demo_target(), asked)):
+    for (shown, request), text in zip(asked, answer(demo_target(weights=arguments.weights), asked)):
         perfect = text.strip() == reference(shown, request)
         exact += perfect
         if isinstance(shown, Scene):

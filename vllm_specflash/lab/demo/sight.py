@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
-from vllm_specflash.lab.checkout import WEIGHTS
+from vllm_specflash.lab.checkout import SHEET_READER
 from vllm_specflash.lab.demo.pictograms import NAMES
 from vllm_specflash.lab.demo.sight_states import DemoStates, Turn, prepare
 from vllm_specflash.lab.demo.sight_table import markdown
@@ -34,7 +34,7 @@ from vllm_specflash.train.simulate import Acceptance, drafted, walk
 from vllm_specflash.train.vocabulary import choose_vocabulary, target_to_draft
 
 # Of each kind: pictures to train on, and held out.
-COUNTS = {"sheet": (300, 24), "scene": (80, 16), "clip": (24, 8)}
+COUNTS = {"page": (400, 40), "sheet": (300, 24), "scene": (80, 16), "clip": (24, 8)}
 WARMUP = 30
 
 
@@ -203,10 +203,10 @@ def run_row(name: str, ground: Ground, setting: Setting, out: Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the states and of the finished rows")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the target's tower, projector and LoRA")
+    parser.add_argument("--weights", type=Path, default=SHEET_READER, help="the target's tower, projector and LoRA")
     parser.add_argument("--row", action="append", help="only this row; may be repeated")
     parser.add_argument("--kind", action="append", choices=list(COUNTS), help="only this kind of picture; may be repeated")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--width", type=int, default=7, help="K")
     parser.add_argument("--expansion", type=int, default=2)

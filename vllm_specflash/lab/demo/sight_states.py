@@ -13,6 +13,7 @@ from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vllm_specflash.lab.demo.assemble import LORA, PROJECTOR, TOWER, part
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, IMAGE_TOKENS, Example, collate, example
 from vllm_specflash.lab.demo.lora import merge_lora
 from vllm_specflash.lab.demo.projector import Projector, load_tower
@@ -20,7 +21,7 @@ from vllm_specflash.lab.demo.smollm2 import load_language_model, load_tokenizer
 from vllm_specflash.lab.demo.train_lora import visual_embeddings
 from vllm_specflash.train.target import Sample
 
-FRAMES = {"scene": (1,), "clip": (4, 5, 6), "sheet": (2, 3)}
+FRAMES = {"scene": (1,), "clip": (4, 5, 6), "sheet": (2, 3), "page": (1,)}
 # Shorter answers end within a draft or two: they say nothing about its length.
 MIN_ANSWER = 24
 
@@ -47,10 +48,11 @@ class DemoStates:
 
     def __init__(self, weights: Path):
         self.model, self.tokenizer = load_language_model(), load_tokenizer()
-        merge_lora(self.model, load_file(weights / "lora.safetensors"))
+        merge_lora(self.model, load_file(part(weights, LORA)))
         self.model.eval().requires_grad_(False)
-        self.tower, self.projector = load_tower(weights), Projector()
-        self.projector.load_state_dict({name: part.float() for name, part in load_file(weights / "projector.safetensors").items()})
+        self.tower, self.projector = load_tower(part(weights, TOWER).parent), Projector()
+        projector = load_file(part(weights, PROJECTOR))
+        self.projector.load_state_dict({name: tensor.float() for name, tensor in projector.items()})
 
     @property
     def embedding(self) -> Tensor:
@@ -59,10 +61,10 @@ class DemoStates:
 
     @torch.inference_mode()
     def turns(self, kind: str, number: int, held_out: bool) -> list[Turn]:
-        """Turns of at least MIN_ANSWER answer tokens about picture `number` of a "scene", "clip" or "sheet"."""
+        """Turns of at least MIN_ANSWER answer tokens about picture `number` of a "scene", "clip", "sheet" or "page", a sheet of one."""
         rng = np.random.default_rng([41, list(FRAMES).index(kind), number, held_out])
         frames = int(rng.choice(FRAMES[kind]))
-        drawn = example(kind, rng, self.tokenizer, "heldout" if held_out else "draft", frames)
+        drawn = example("sheet" if kind == "page" else kind, rng, self.tokenizer, "heldout" if held_out else "draft", frames)
         data = collate([drawn])
         embeds = self.model.get_input_embeddings()(data["tokens"])
         visual = visual_embeddings(self.tower, self.projector, data["pictures"]).to(embeds.dtype).flatten(0, 1)
