@@ -83,7 +83,7 @@ ENGINE_NAMES = (
         "GPUModelRunner",
         attributes=(
             "drafter", "input_batch", "requests", "max_model_len", "max_num_tokens", "model", "num_spec_tokens",
-            "lora_config",
+            "lora_config", "inputs_embeds",
         ),
     ),
     Name(
@@ -283,6 +283,7 @@ V2_NAMES = (
     ),
     Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.sample_tokens"),
     Name("vllm.v1.worker.gpu.model_states.interface", "ModelState.prepare_inputs", ("input_batch", "req_states")),
+    Name("vllm.v1.worker.gpu.mm.encoder_runner", "EncoderRunner", attributes=("inputs_embeds",)),
     Name(
         "vllm.v1.worker.gpu.input_batch", "InputBatch",
         attributes=(

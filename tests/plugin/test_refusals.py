@@ -273,10 +273,3 @@ def test_draft_of_the_wrong_family_beside_the_target(tmp_path):
     shutil.rmtree(target / "specflash")
     draft_for(target, target / "specflash")
     EngineArgs(str(target), speculative_config="specflash", enforce_eager=True).create_engine_config()
-
-
-def test_a_draft_that_pools_what_no_engine_hands_over(text_target, tmp_path):
-    draft = draft_for(text_target, tmp_path / "draft", compressor="placed", visual_features="both")
-    with pytest.raises(SpecFlashError) as error:
-        EngineArgs(str(text_target), speculative_config={"method": "specflash", "model": str(draft)}).create_engine_config()
-    assert "which pools the projector's outputs" in one_sentence(error)

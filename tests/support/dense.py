@@ -52,6 +52,7 @@ class DenseDraft:
     def __init__(self, target: Path, draft: Path):
         self.target = Target(str(target), torch.float32)
         self.draft = SpecFlashDraft.from_pretrained(draft).eval().requires_grad_(False)
+        self.target.layers = self.draft.config.trained_layers
         self.lm_head = self.draft.draft_lm_head(self.target.lm_head)
         self.num_latents, self.width = self.draft.config.num_latents, self.draft.config.semi_ar_width
 
@@ -67,7 +68,7 @@ class DenseDraft:
 
     def says(self, finished: Finished) -> list[int]:
         """The target's own greedy answer, each token given those before it."""
-        hidden = self.target.hidden_states([self.sample(finished)])[0]
+        hidden = self.target.hidden_states([self.sample(finished)])[0, :, : self.draft.config.hidden_size]
         return (hidden[finished.prompt_length - 1 : -1] @ self.target.lm_head.T).argmax(-1).tolist()
 
     def rows(self, finished: Finished) -> int:
@@ -120,7 +121,8 @@ class DenseDraft:
             start, length, row = batch.spans[span]
             count = compressor.num_rows(length)
             again = min(count, start + length - began)
-            rows = compressor.rows(hidden[0, began : start + length], began - start, length)
+            told, size = hidden[0, began : start + length], self.draft.config.hidden_size
+            rows = compressor.rows(told[:, :size], began - start, length, told[:, -size:])
             latents = compressor.latents(torch.softmax(compressor.queries @ rows.T, -1) @ rows)
             u[0, row + count - again : row + count] = latents[count - again : count]
         return u

@@ -3,14 +3,18 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.batch import collate
+from vllm_specflash.train.forward import compressed_inputs
 from vllm_specflash.train.loss import LossOptions, draft_losses, step_starts
+from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.recipe import RecipeOptions, train_draft
 from vllm_specflash.train.shape import DraftOptions, layers_of, read_draft
 from vllm_specflash.train.target import Sample, Target
@@ -43,6 +47,34 @@ def test_a_draft_of_several_layers_trains_and_is_read_again(llama, llama_answers
         train_draft(llama.path, [tmp_path / "answers"], tmp_path / "other", SHAPE, LossOptions(), recipe)
     with pytest.raises(SpecFlashError, match="takes numbers from 0 to 1"):
         layers_of("2", 2)
+
+
+@pytest.mark.parametrize("layers", ["", "1"])
+def test_a_compressor_that_reads_embeddings_trains_on_the_projectors(llava, greedy_answer, tmp_path, layers):
+    """What it is handed is what the projector gave the target, beside other layers too."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "seen.png")
+    texts = [f"what is this {word}? " for word in ("red", "blue", "green", "big", "small", "old", "new", "far")]
+    picture = {"type": "image", "path": str(tmp_path / "seen.png")}
+    turns = [{"role": "user", "content": [picture, {"type": "text", "text": text}]} for text in texts]
+    answers = [greedy_answer(llava, Prompt(str(n), "scenes", [turn]), 12) for n, turn in enumerate(turns)]
+    AnswerFolder(tmp_path / "answers").append(answers)
+    shape = replace(SHAPE, compressor="placed", visual_features="embeddings", latent_positions=16, target_layers=layers)
+    recipe = replace(RECIPE, features=tmp_path / "features")
+    train_draft(llava.path, [tmp_path / "answers"], tmp_path / "draft", shape, LossOptions(), recipe)
+    draft = read_draft(tmp_path / "draft", llava)
+    assert draft.config.visual_features == "embeddings" and draft.config.trained_layers == ([1, 0] if layers else [0])
+    target = Target(llava.path, torch.float32, draft.config.trained_layers)
+    sample = target.sample(answers[0], 4096)
+    ((start, length),) = sample.spans
+    features = target.model.get_image_features(**target.family.batch_pixels([sample.pixels])).pooler_output[0]
+    hidden = target.hidden_states([sample])
+    torch.testing.assert_close(hidden[0, start : start + length, -128:], features)
+    batch = collate([sample], 4, 3)
+    seen = compressed_inputs(draft, batch, hidden, target.embedding)
+    torch.testing.assert_close(seen, compressed_inputs(draft, batch, hidden, target.embedding, features))
+    blind = hidden.clone()
+    blind[..., -128:] = 0
+    assert not torch.allclose(seen, compressed_inputs(draft, batch, blind, target.embedding))
 
 
 def test_other_layers_count_whatever_their_size_and_need_not_be_there_in_later_rounds():

@@ -67,8 +67,8 @@ def test_preemption(llava, draft, dense, plainly):
     assert furthest(heard, dense) < TOLERANCE
 
 
-def test_two_rounds_and_latents_that_know_places(llava, plainly, tmp_path):
-    placed = {"compressor": "placed", "latent_positions": 16, "latent_heads": 2}
+def test_two_rounds_and_latents_that_know_places_and_inputs(llava, plainly, tmp_path):
+    placed = {"compressor": "placed", "visual_features": "both", "latent_positions": 16, "latent_heads": 2}
     draft = draft_for(llava, tmp_path / "draft", noticing=True, num_rounds=2, semi_ar_width=3, **placed)
     with v2.engine(llava, draft, TREES, max_num_batched_tokens=27, max_num_seqs=2) as llm:
         heard = listen(llm, PROMPTS[:2], TOKENS, truth=plainly.finished[:2])

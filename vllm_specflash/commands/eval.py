@@ -46,7 +46,7 @@ def run(
     with one_sentence_errors():
         model = Target(target).to(device)
         network = read_draft(draft, model).to(device)
-        model.layers = network.config.target_layers or []
+        model.layers = network.config.trained_layers
         answers = greedy_held_out(model, data, held_out_share, max_length, skipped)[:limit]
     config = network.config
     if chain_length is not None and rounds is None:

@@ -112,6 +112,16 @@ class SpecFlashConfig(PreTrainedConfig):
         return self.hidden_size * (1 + len(self.target_layers or ()))
 
     @property
+    def pools_embeddings(self) -> bool:
+        """Whether the compressor reads what the projector gave the target."""
+        return bool(self.num_latents) and self.compressor != "paper" and self.visual_features != "states"
+
+    @property
+    def trained_layers(self) -> list[int]:
+        """Layers whose inputs training asks the target for: `target_layers`, and last the first one's, if the compressor reads them."""
+        return [*(self.target_layers or ()), *([0] if self.pools_embeddings else [])]
+
+    @property
     def num_draft_tokens(self) -> int:
         """V_d: rows of the draft's lm_head."""
         return self.draft_vocab_size or self.target_vocab_size

@@ -82,12 +82,12 @@ class SpanPooler:
         self.compressor = compressor
         self._partial: dict[tuple[str, int], _Partial] = {}
 
-    def latents(self, chunks: list[SpanChunk], hidden_states: Tensor) -> Latents:
-        """Take in a step's chunks of spans; hidden_states [T, D] are the target's, of the step."""
+    def latents(self, chunks: list[SpanChunk], hidden_states: Tensor, embeddings: Tensor | None = None) -> Latents:
+        """Take in a step's chunks of spans; hidden_states [T, D] are the target's, of the step, embeddings [T, D or more] its inputs."""
         empty = np.empty(0, dtype=np.int64)
         requests, positions, visual_tokens = [empty], [empty], 0
         rows = [hidden_states.new_empty(0, hidden_states.shape[1])]
-        for chunk, began, latents in self.pool(chunks, hidden_states):
+        for chunk, began, latents in self.pool(chunks, hidden_states, embeddings):
             slots = np.arange(chunk.end - chunk.count, chunk.end)
             # Latents in blocks that came from the prefix cache were pooled over the whole span: leave them be.
             kept = slots >= began
@@ -97,7 +97,9 @@ class SpanPooler:
             visual_tokens += chunk.end - began
         return Latents(np.concatenate(requests), np.concatenate(positions), torch.cat(rows), visual_tokens)
 
-    def pool(self, chunks: list[SpanChunk], hidden_states: Tensor) -> list[tuple[SpanChunk, int, Tensor]]:
+    def pool(
+        self, chunks: list[SpanChunk], hidden_states: Tensor, embeddings: Tensor | None = None
+    ) -> list[tuple[SpanChunk, int, Tensor]]:
         """The same, span by span.
 
         Returns:
@@ -113,8 +115,11 @@ class SpanPooler:
             partial = self._partial.pop(key, None)
             if partial is None or partial.next != chunk.first:
                 partial = _Partial(self._empty(), chunk.first, chunk.first)
-            rows = hidden_states[chunk.row : chunk.row + chunk.stop - chunk.first]
-            rows = self.compressor.rows(rows, chunk.first - chunk.start, chunk.end - chunk.start)
+            of_chunk = slice(chunk.row, chunk.row + chunk.stop - chunk.first)
+            states = hidden_states[of_chunk]
+            # Wider where a target hands its layers more than the first one's inputs.
+            inputs = None if embeddings is None else embeddings[of_chunk, : states.shape[1]]
+            rows = self.compressor.rows(states, chunk.first - chunk.start, chunk.end - chunk.start, inputs)
             bounds = to_device(np.array([0, len(rows)], dtype=np.int32), rows.device)
             partial.state = latent_compress(self.compressor.queries, rows, bounds, partial.state)
             partial.next = chunk.stop

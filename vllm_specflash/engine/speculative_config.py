@@ -65,11 +65,6 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
     draft = load_draft_config(folder)
     check_fits_target(draft, model_config, options, folder)
     _refuse_uneven_heads(draft, parallel_config)
-    if draft.compressor != "paper" and draft.visual_features != "states":
-        raise SpecFlashError(
-            f"SpecFLASH does not serve the draft in {folder}, which pools the projector's outputs: train one with "
-            "visual_features 'states'."
-        )
     return SpecFlashSpeculativeConfig(
         method="custom_class",
         model=PROPOSER,

@@ -121,15 +121,15 @@ def run_row(row: Row, ground: Ground) -> dict:
 
 def _features(row: Row, ground: Ground) -> Path:
     """Where the target's states over its own answers are kept: those of more layers beside those of the last."""
-    layers = row.changes.get("target_layers")
-    return ground.features.with_name(f"{ground.features.name}-{row.name}") if layers else ground.features
+    more = row.changes.get("target_layers") or row.changes.get("visual_features", "states") != "states"
+    return ground.features.with_name(f"{ground.features.name}-{row.name}") if more else ground.features
 
 
 def judge(folder: Path, ground: Ground, features: Path, compress: bool) -> dict:
     """A trained draft on the held-out answers that the target itself gave, whatever the draft was trained on."""
     target = Target(ground.target)
     draft = SpecFlashDraft.from_pretrained(folder, dtype=torch.float32)
-    target.layers = draft.config.target_layers or []
+    target.layers = draft.config.trained_layers
     width, recipe = draft.config.semi_ar_width, ground.recipe
     answers = load_answers([AnswerFolder(data) for data in ground.data], target, recipe.max_length, Counter())
     held_out = [a for a in answers if a.temperature == 0 and is_held_out(a.prompt.id, recipe.held_out_share)]

@@ -13,19 +13,21 @@ def compressed_inputs(
 ) -> Tensor:
     """Inputs u of the compressed sequences: hidden [B, L, feature_size], embedding [V, D] -> [B, S, D], zeros where padded.
 
-    `visual` [rows, D], the target's visual embeddings in the order of the spans, for compressors that pool them.
+    Compressors that pool the target's visual embeddings find them in `visual` [rows, D], in the order of the spans; without it, in
+    the last D of `hidden`, which is then that much wider.
     """
-    size = draft.config.hidden_size
+    size, told = draft.config.hidden_size, draft.config.feature_size
     # The residual stream keeps the parameters' precision; under autocast only the products are rounded.
     flat = hidden.flatten(0, 1).to(draft.dtype)
     next_ids = batch.input_ids.flatten()[batch.text_from + 1]
-    rows = [draft.fuse(embedding[next_ids].to(draft.dtype), flat[batch.text_from])]
+    rows = [draft.fuse(embedding[next_ids].to(draft.dtype), flat[batch.text_from, :told])]
     places = [batch.text_to]
     seen = 0
     for start, length, first in batch.spans:
-        embeddings = None if visual is None else visual[seen : seen + length]
+        span = flat[start : start + length]
+        embeddings = span[:, -size:] if visual is None else visual[seen : seen + length]
         seen += length
-        latents = draft.compressor(flat[start : start + length, :size], embeddings)
+        latents = draft.compressor(span[:, :size], embeddings)
         rows.append(latents)
         places.append(torch.arange(first, first + len(latents), device=flat.device))
     u = torch.zeros(batch.shape[0] * batch.draft_length, size, dtype=draft.dtype, device=flat.device)

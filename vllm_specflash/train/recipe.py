@@ -132,7 +132,7 @@ def train_draft(
         draft.config.target_name = target.name
     else:
         draft, coverage = new_draft(target, shape, training)
-    target.layers = draft.config.target_layers or []
+    target.layers = draft.config.trained_layers
     # With several processes, the first fills the cache and the others read it.
     with args.main_process_first(desc="features"):
         cache = None

@@ -21,6 +21,9 @@ class DraftOptions:
     num_rounds: int = field(default=1, metadata={"help": "R, draft forwards per step that the checkpoint asks for."})
     num_latents: int = field(default=16, metadata={"help": "M, rows that a visual span is pooled into; 0: none."})
     compressor: str = field(default="paper", metadata={"help": "How they are pooled: paper, or placed (knows places)."})
+    visual_features: str = field(
+        default="states", metadata={"help": "Of placed: pool the last states, the projector's outputs (embeddings), or both."}
+    )
     latent_positions: int = field(default=64, metadata={"help": "Of placed: bins along a span; best its usual length."})
     latent_heads: int = field(default=1, metadata={"help": "Of placed: queries per latent."})
     head_expansion: int = field(default=4, metadata={"help": "Width of the head's hidden layer, in hidden sizes."})
@@ -57,6 +60,7 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
         num_rounds=options.num_rounds,
         num_latents=options.num_latents,
         compressor=options.compressor,
+        visual_features=options.visual_features,
         latent_positions=options.latent_positions,
         latent_heads=options.latent_heads,
         head_expansion=options.head_expansion,

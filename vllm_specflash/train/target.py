@@ -51,7 +51,7 @@ class Target:
     """A target checkpoint under transformers, in bfloat16 and without gradients.
 
     Args:
-        layers: whose inputs are told beside the final hidden states (config.target_layers).
+        layers: whose inputs are told beside the final hidden states (config.trained_layers).
 
     Attributes:
         embedding: [V, D], the input embedding table.

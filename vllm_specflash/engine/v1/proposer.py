@@ -187,7 +187,7 @@ class SpecFlashProposer:
             first, stop = int(step.start[request]), int(step.start[request] + step.committed[request])
             if first < of_request.last_end:
                 chunks += chunks_of(of_request, req_id, request, first, stop, int(step.row[request]))
-        latents = self.pooler.latents(chunks, step.hidden_states)
+        latents = self.pooler.latents(chunks, step.hidden_states, step.embeddings)
         self.stats.visual_tokens += latents.visual_tokens
         self.stats.latents += len(latents.positions)
         if len(latents.positions):

@@ -208,6 +208,7 @@ class SpecFlashRunnerMixin:
         return Step(
             req_ids=req_ids,
             hidden_states=hidden_states,
+            embeddings=self.inputs_embeds.gpu,
             row=np.cumsum(scheduled) - scheduled,
             start=start,
             committed=committed,

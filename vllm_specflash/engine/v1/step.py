@@ -13,6 +13,7 @@ class Step:
     Attributes:
         req_ids: R request ids.
         hidden_states: [T, D], the target's after the final norm, for every scheduled token.
+        embeddings: [T, D or more], its inputs; what they are where nothing visual was read does not matter.
         row: [R] row of each request's first scheduled token.
         start: [R] target position of that token.
         committed: [R] how many of its rows are now part of the sequence (rejected drafts are not).
@@ -25,6 +26,7 @@ class Step:
 
     req_ids: list[str]
     hidden_states: Tensor
+    embeddings: Tensor
     row: np.ndarray
     start: np.ndarray
     committed: np.ndarray

@@ -47,6 +47,9 @@ class SpecFlashRunnerMixin:
         rates = speculator.options.synthetic_acceptance
         if rates is not None:
             self.rejection_sampler.synthetic = torch.tensor(conditional(rates), device=self.device)
+        encoder = getattr(self.model_state, "encoder_runner", None)
+        if encoder is not None:
+            speculator.embeddings = encoder.inputs_embeds
         self._orders_all = bool(self.model_config.logits_processors)
         self._shift_mrope()
 

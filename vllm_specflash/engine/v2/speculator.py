@@ -60,6 +60,8 @@ class SpecFlashSpeculator(BaseSpeculator):
         # Until the runner has found that its attention verifies trees, all drafts are chains.
         self.runs_trees = False
         self.acceptance: Acceptance | None = None
+        # Of the step at hand, [T, D or more], always at the same address; set once the runner's target can read pictures.
+        self.embeddings: Tensor | None = None
         self._spans: dict[str, Spans] = {}
 
     def load(self, target: torch.nn.Module) -> None:
@@ -231,7 +233,7 @@ class SpecFlashSpeculator(BaseSpeculator):
                     chunks += chunks_of(spans, batch.req_ids[request], request, first, stop, row)
         if not chunks:
             return
-        latents = self.pooler.latents(chunks, hidden_states)
+        latents = self.pooler.latents(chunks, hidden_states, self.embeddings)
         self.stats.visual_tokens += latents.visual_tokens
         self.stats.latents += len(latents.positions)
         if len(latents.positions):
