@@ -68,7 +68,7 @@ def test_the_first_batches_do_not_depend_on_the_row():
 def test_the_page_has_a_row_per_draft_and_task():
     def row(name: str, tau: float) -> dict:
         found = {"tau": tau, "accepted_at": [0.5, 0.25], "names_drafted": 0.125, "attended_rows": 99.6}
-        return {"row": name, "tasks": {"sheets": found}, "setting": {"steps": 3, "batch": 2, "width": 7, "seed": 0}}
+        return {"row": name, "tasks": {"sheets": found}, "setting": {"kinds": ["sheet"], "steps": 3, "batch": 2, "width": 7, "seed": 0}}
 
     page = markdown([row("hidden", 2.0), row("paper, M = 16", 2.125)])
     assert "3 steps of 2 answers" in page and "## Sheets" in page

@@ -1,7 +1,7 @@
 """What a draft's sight of the picture is worth: `python -m vllm_specflash.lab.demo.sight --out W --table sight.md`.
 
-One short training per row, all on the same states of the demo target (sight_states.py) in the same order, judged on held-out
-scenes, clips and sheets. Rows differ in what the draft sees of a picture and in nothing else. Finished rows are kept, as
+One training per row, all on the same states of the demo target (sight_states.py) in the same order, judged on held-out
+scenes, clips, sheets and single pages. Rows differ in what the draft sees of a picture and in nothing else. Finished rows are kept, as
 are the states.
 """
 
@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
 from vllm_specflash.lab.checkout import SHEET_READER
+from vllm_specflash.lab.demo.assemble import demo_target
 from vllm_specflash.lab.demo.pictograms import NAMES
 from vllm_specflash.lab.demo.sight_states import DemoStates, Turn, prepare
 from vllm_specflash.lab.demo.sight_table import markdown
@@ -34,7 +35,7 @@ from vllm_specflash.train.simulate import Acceptance, drafted, walk
 from vllm_specflash.train.vocabulary import choose_vocabulary, target_to_draft
 
 # Of each kind: pictures to train on, and held out.
-COUNTS = {"page": (400, 40), "sheet": (300, 24), "scene": (80, 16), "clip": (24, 8)}
+COUNTS = {"page": (400, 40), "sheet": (240, 24), "scene": (80, 16), "clip": (24, 8)}
 WARMUP = 30
 
 
@@ -183,12 +184,16 @@ def judge(draft: SpecFlashDraft, ground: Ground, compress: bool) -> dict[str, di
     }  # fmt: skip
 
 
-def run_row(name: str, ground: Ground, setting: Setting, out: Path) -> dict:
-    """Train and judge one row, or read it where that is done."""
+def run_row(name: str, ground: Ground, setting: Setting, out: Path, keep_as: str | None = None) -> dict:
+    """Train and judge one row, or read it where that is done; its draft is kept beside it for the target of that name."""
     path = out / f"{name.replace(', ', '-').replace(' = ', '').replace(' ', '-')}-seed{setting.seed}.json"
     if not path.exists():
         began = time.monotonic()
         draft = train(ground, setting, ROWS[name], name)
+        if keep_as is not None:
+            draft.config.target_name = keep_as
+            draft.to(torch.bfloat16).save_pretrained(path.with_suffix(""))
+            draft.float()
         found = judge(draft, ground, ROWS[name].get("compress", True))
         shared = {**vars(setting), "states": setting.states.name}
         scratch = path.with_suffix(".part")
@@ -213,6 +218,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=1024)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="keep each row's draft, to be served")
     parser.add_argument("--table", type=Path, help="write the table of all finished rows here, and its data beside it")
     options = parser.parse_args()
     keep_freed_memory()
@@ -224,8 +230,9 @@ def main() -> None:
         options.vocabulary, options.learning_rate, options.seed,
     )  # fmt: skip
     ground, found = Ground(setting), []
+    target = demo_target(weights=options.weights).name if options.keep else None
     for name in options.row or ROWS:
-        found.append(run_row(name, ground, setting, options.out))
+        found.append(run_row(name, ground, setting, options.out, target))
         print(json.dumps({"row": name, **{t: {k: r[k] for k in ("tau", "names_drafted")} for t, r in found[-1]["tasks"].items()}}), flush=True)
     if options.table:
         rows = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]

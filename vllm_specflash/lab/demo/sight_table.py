@@ -2,11 +2,11 @@
 
 HEAD = """# What sight is worth
 
-Short trainings that differ in what the draft sees of a picture: {steps} steps of {batch} answers each, the same answers in the
-same order, K = {width}, on states of the demo target over reference answers; judged on held-out pictures by simulation in
-one round. Far from converged: compare rows with each other.
+Trainings that differ in what the draft sees of a picture: {steps} steps of {batch} answers each, the same answers in the same order,
+K = {width}, on states of the target that reads sheets out, over reference answers; judged on held-out pictures by simulation in one round.
+A page is a sheet of one page: nine pictograms that are nowhere in the prompt.
 
-    python -m vllm_specflash.lab.demo.sight --out W --table sight.md
+    python -m vllm_specflash.lab.demo.sight --out W {kinds} --table sight.md
 
 "hidden" sees no visual row; "all rows" sees every one, as text; "paper" is softmax(A F^T) F; "placed" adds places,
 normalised features and a projection, over the target's last states or over the projector's outputs (embeddings). First:
@@ -18,7 +18,8 @@ Rows: rows a draft forward attends to, prompt and answer included, on average.
 def markdown(rows: list[dict]) -> str:
     """The page of rows as `run_row` returns them."""
     setting = rows[0]["setting"]
-    lines = [HEAD.format(**{name: setting[name] for name in ("steps", "batch", "width")})]
+    kinds = " ".join(f"--kind {kind}" for kind in setting["kinds"])
+    lines = [HEAD.format(kinds=kinds, **{name: setting[name] for name in ("steps", "batch", "width")})]
     tasks = sorted({task for row in rows for task in row["tasks"]})
     for task in tasks:
         columns = ["draft", "seed", "tau", "first", "names", "rows"]
