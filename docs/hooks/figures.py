@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from vllm_specflash.lab.bench.chart import Line, line_chart
 from vllm_specflash.lab.bench.document import Document
@@ -165,6 +165,24 @@ def _simulated(task: str, shape: str) -> float:
     return record("trees-simulated")[f"{drafts}, {shapes[shape]}"]["simulated"][task]["tau"]
 
 
+def sight(file: str, name: str, what: str = "tau") -> str:
+    """Tau, or `names` that a draft gave, or `rows` it attends to: a row of the table of sight, its name with dashes; of several seeds the mean."""
+    found = [next(iter(one["tasks"].values())) for one in record(file)["rows"] if re.sub(r"\W+", "-", one["row"]) == name]
+    if what == "tau":
+        return f"{mean(one['tau'] for one in found):.2f}"
+    return f"{mean(one['names_drafted'] for one in found):.0%}" if what == "names" else f"{mean(one['attended_rows'] for one in found):.0f}"
+
+
+def sight_gain(file: str, name: str, over: str) -> str:
+    return f"{float(sight(file, name)) / float(sight(file, over)) - 1:+.0%}"
+
+
+def gaze(which: str, *layers: str) -> str:
+    """Attention of a layer's best head `on_the_name` or `on_the_next`, from the least to the greatest of some layers; the most of all without."""
+    found = [record("gaze")[which][int(layer)] for layer in layers] or [max(record("gaze")[which])]
+    return f"{min(found):.0%} to {max(found):.0%}" if layers else f"{found[0]:.0%}"
+
+
 def soak_growth(file: str) -> str:
     (line,) = (line for line in record(file)["summary"] if "growth" in line)
     return re.search(r"\+([\d.]+)%", line)[1] + "%"
@@ -206,7 +224,7 @@ def late_first_token(file: str, task: str, method: str) -> str:
 MAKERS = (
     decoding, end_to_end, machine, speed_table, identity, plain_with_itself, widest_gap, kv_overhead, resident, step, step_share, ablation,
     ablation_gain, simulated, simulated_gain, transition, soak_growth, tau_of_eval,
-    served_as_before, shipped, ablation_seconds, late_first_token,
+    served_as_before, shipped, ablation_seconds, late_first_token, sight, sight_gain, gaze,
 )  # fmt: skip
 FIGURES: dict[str, Callable[..., str]] = {made.__name__: made for made in MAKERS}
 PLOT = ROOT / "docs" / "speed_up.svg"
