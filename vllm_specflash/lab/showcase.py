@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_specflash.lab.checkout import WEIGHTS
+from vllm_specflash.lab.checkout import SHEET_READER, WEIGHTS
 from vllm_specflash.lab.demo import assemble
 
 
@@ -42,4 +42,12 @@ DEMO_TARGETS = (
         WEIGHTS / "smollm2-135m-specflash",
         ("chat",),
     ),
+)
+# Reads pages of pictograms out, which nobody can guess unseen: for benchmarks of what sight is worth.
+SHEETS = DemoTarget(
+    "sheets",
+    "LLaVA on SmolLM2-135M, sheets read out",
+    lambda: assemble.demo_target(weights=SHEET_READER),
+    SHEET_READER / "specflash",
+    ("sheets",),
 )
