@@ -27,8 +27,8 @@ def recorded(image_target):
     pooled = []
     original = SpanPooler.pool
 
-    def pool(self, chunks, hidden_states):
-        finished = original(self, chunks, hidden_states)
+    def pool(self, chunks, hidden_states, embeddings=None):
+        finished = original(self, chunks, hidden_states, embeddings)
         pooled.extend(latents for _, _, latents in finished)
         return finished
 
