@@ -103,8 +103,8 @@ def test_trees_that_waited_a_step_meet_newer_ones(llava, drafts, misranking, mon
         expected = answers(llm, prompts, greedy())
     with engine(llava, drafts["knowing"], options, **settings) as llm:
         side_paths = runner(llm).side_paths
-        fits, asked = side_paths.fits, []
-        monkeypatch.setattr(side_paths, "fits", lambda *step: asked.append(fits(*step)) or asked[-1])
+        begin, asked = side_paths.begin, []
+        monkeypatch.setattr(side_paths, "begin", lambda *step: asked.append(begin(*step)) or asked[-1])
         assert answers(llm, prompts, greedy()) == expected
         assert asked.count(False) == 1 and asked.count(True) > 5
         assert draft_stats(llm)["errors"] == 0

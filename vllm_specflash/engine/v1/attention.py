@@ -28,8 +28,6 @@ class SidePaths:
         block_size: positions per block.
         kv_caches: of the target's layers.
         stats: told how long side paths take.
-        trees: what this step verifies; None between steps.
-        rows, base: [R] as in PathSequences.
         sequences: of this step, once its attention metadata was built; None while no tree branches.
     """
 
@@ -37,10 +35,8 @@ class SidePaths:
     block_size: int
     kv_caches: list[Tensor]
     stats: DraftStats
-    trees: StepTrees | None = None
-    rows: np.ndarray | None = None
-    base: np.ndarray | None = None
     sequences: PathSequences | None = None
+    _planned: PathSequences | None = None
     _own_blocks: np.ndarray | None = None
     _copied: Tensor | None = None
     _write_rows: Tensor | None = None
@@ -57,23 +53,30 @@ class SidePaths:
             timings.append((time.perf_counter() - began) / len(blocks))
         return min(timings)
 
-    def fits(self, trees: StepTrees, rows: np.ndarray, base: np.ndarray) -> bool:
-        return PathSequences(trees, rows, base, self.spare, self.block_size).spare_blocks <= len(self.spare)
+    def begin(self, trees: StepTrees, rows: np.ndarray, base: np.ndarray) -> bool:
+        """A step begins whose trees branch; rows and base [R] as in PathSequences.
 
-    def begin(self, trees: StepTrees | None, rows: np.ndarray | None = None, base: np.ndarray | None = None) -> None:
-        """A step begins; whatever the last one left is gone."""
-        self.trees, self.rows, self.base, self.sequences = trees, rows, base, None
+        Returns whether there are spare blocks for all side paths: where not, nothing has begun.
+        """
+        planned = PathSequences(trees, rows, base, self.spare, self.block_size)
+        fits = planned.spare_blocks <= len(self.spare)
+        self._planned = planned if fits else None
+        return fits
+
+    def end(self) -> None:
+        """What runs before the next step begins (a plain step, a dummy batch) is none of this one's."""
+        self._planned = self.sequences = None
 
     def split(self, common):
         """CommonAttentionMetadata with every path as a sequence of its own; the same where no tree branches."""
-        if self.trees is None or not self.trees.branches:
+        if self._planned is None:
             return common
         with self.stats.timing("verify_seconds"):
             return self._split(common)
 
     def lay_paths(self, own: np.ndarray) -> PathSequences:
         """The step's sequences, given the requests' block table [R, B]; `write` fills their blocks from here on."""
-        paths = PathSequences(self.trees, self.rows, self.base, self.spare, self.block_size)
+        paths = self._planned
         self.sequences, self._own_blocks = paths, own
         self._copied = torch.from_numpy(paths.copied(own)).long()
         self._write_rows, self._write_slots = map(torch.from_numpy, paths.writes)
@@ -107,12 +110,11 @@ class SidePaths:
             return
         lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
         ends = nodes[np.arange(len(lengths)), np.maximum(lengths, 1) - 1]
-        moves = self.sequences.moves(self._own_blocks, self.trees.first + np.where(lengths > 0, ends, 0))
+        moves = self.sequences.moves(self._own_blocks, self.sequences.trees.first + np.where(lengths > 0, ends, 0))
         for source, target in moves:
             for kv_cache in self.kv_caches:
                 kv_cache[target].copy_(kv_cache[source])
-        # What runs before the next step begins (a dummy batch, say) is none of this one's.
-        self.sequences = None
+        self.end()
 
     def _fill(self, kv_cache: Tensor, blocks: Tensor) -> None:
         """Copy blocks that are not spare to as many spare ones; several times faster than one after the other."""

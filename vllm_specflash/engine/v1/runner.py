@@ -34,8 +34,6 @@ class SpecFlashRunnerMixin:
         self.num_spare_blocks = 0
         # Without it all drafts are chains.
         self.side_paths: SidePaths | None = None
-        # What the step at hand verifies.
-        self._trees: StepTrees | None = None
         # Set by the worker that speaks for the engine, once it is warm.
         self.metrics: WorkerMetrics | None = None
 
@@ -71,7 +69,7 @@ class SpecFlashRunnerMixin:
 
     def verify_trees_with(self, side_paths: SidePaths) -> None:
         """Drafts may be trees from here on."""
-        self.side_paths = self.rejection_sampler.side_paths = self.drafter.side_paths = side_paths
+        self.side_paths = self.drafter.side_paths = side_paths
         self.rejection_sampler.stats = self.drafter.stats
         self.drafter.core.depth = self.drafter.depth
 
@@ -83,30 +81,29 @@ class SpecFlashRunnerMixin:
 
     def _begin_trees(self, drafts: dict[str, list[int]], rows: np.ndarray) -> None:
         """Note this step's trees, and set every node's position to that of its depth; slots stay one after the other."""
-        req_ids = self.input_batch.req_ids
+        req_ids, sampler = self.input_batch.req_ids, self.rejection_sampler
+        sampler.trees = None
+        if self.side_paths is not None:
+            self.side_paths.end()
         if not drafts:
-            # A plain step.
-            self._trees = None
-            if self.side_paths is not None:
-                self.side_paths.begin(None)
             return
         lengths = [len(drafts.get(req_id, ())) for req_id in req_ids]
-        self._trees = trees = StepTrees.of([self.drafter.drafted(req_id, length) for req_id, length in zip(req_ids, lengths)])
-        if self.side_paths is None:
+        sampler.trees = trees = StepTrees.of([self.drafter.drafted(req_id, length) for req_id, length in zip(req_ids, lengths)])
+        # Without side paths, or of nothing but chains, every node already lies where it belongs.
+        if self.side_paths is None or not trees.branches:
             return
         start = self.input_batch.num_computed_tokens_cpu[: len(req_ids)].astype(np.int64)
         rows = np.asarray(rows[: len(req_ids)], dtype=np.int64)
         base = start + rows - trees.counts
-        if trees.branches and not self.side_paths.fits(trees, rows, base):
+        if not self.side_paths.begin(trees, rows, base):
             # Requests that waited a step bring trees from before: with newer ones they need more than any one step's did.
-            self._trees = trees = StepTrees.of([Draft.chain(length) for length in lengths])
-        self.side_paths.begin(trees, rows, base)
-        if trees.branches:
-            back = np.zeros(int(rows.sum()), dtype=np.int64)
-            back[trees.rows(rows)] = trees.index - trees.depth
-            # M-RoPE's three rows as well: text counts alike in all of them.
-            positions = self._get_positions(len(back))
-            positions -= torch.from_numpy(back)
+            sampler.trees = StepTrees.of([Draft.chain(length) for length in lengths])
+            return
+        back = np.zeros(int(rows.sum()), dtype=np.int64)
+        back[trees.rows(rows)] = trees.index - trees.depth
+        # M-RoPE's three rows as well: text counts alike in all of them.
+        positions = self._get_positions(len(back))
+        positions -= torch.from_numpy(back)
 
     def _sample(self, logits, spec_decode_metadata):
         self.rejection_sampler.acceptance = None
@@ -123,7 +120,7 @@ class SpecFlashRunnerMixin:
             self.side_paths.commit(acceptance)
         lengths, nodes = acceptance.lengths.numpy(), acceptance.nodes.numpy()
         if self.rejection_sampler.synthetic is None:
-            self.drafter.calibration.observe(*self._trees.observations(lengths, nodes))
+            self.drafter.calibration.observe(*self.rejection_sampler.trees.observations(lengths, nodes))
         in_place = np.arange(1, nodes.shape[1] + 1)
         self.drafter.stats.moved += int(((nodes >= 0) & (nodes != in_place)).any(1).sum())
 
@@ -144,7 +141,7 @@ class SpecFlashRunnerMixin:
         try:
             resting = self.drafter.rests(len(req_ids))
             # A prompt's rows are kept whatever happens: what comes after it is drafted from them for as long as it is answered.
-            if not (resting and self._decodes_only()):
+            if not (resting and self._decoding().all()):
                 step = self._step(scheduler_output, sampled_token_ids, hidden_states, common_attn_metadata)
                 if resting:
                     step.room[:] = 0
@@ -166,9 +163,6 @@ class SpecFlashRunnerMixin:
         """[R] bool, requests whose rows of this step are all past their prompts."""
         batch = self.input_batch
         return batch.num_computed_tokens_cpu[: batch.num_reqs] >= batch.num_prompt_tokens[: batch.num_reqs]
-
-    def _decodes_only(self) -> bool:
-        return bool(self._decoding().all())
 
     def _count(self, sampled_token_ids: list[list[int]]) -> None:
         emitted = np.array([len(tokens) for tokens in sampled_token_ids])
@@ -222,7 +216,7 @@ class SpecFlashRunnerMixin:
     def _path(self, width: int) -> np.ndarray | None:
         """[R, width] rows of committed positions counted from each request's first, where trees branched."""
         acceptance = self.rejection_sampler.acceptance
-        if acceptance is None or not self._trees.branches:
+        if acceptance is None or not self.rejection_sampler.trees.branches:
             return None
         path = np.tile(np.arange(width), (len(acceptance.lengths), 1))
         nodes = acceptance.nodes.numpy()[:, : width - 1]

@@ -21,7 +21,7 @@ from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.synthetic import decide, depths
-from vllm_specflash.engine.v1.attention import SidePaths
+from vllm_specflash.tree.step import StepTrees
 from vllm_specflash.triton_kernels.tree_accept import Acceptance, tree_accept
 
 
@@ -29,13 +29,13 @@ class NodeSampler(RejectionSampler):
     """Stands where vLLM's rejection sampler does; penalties, bad words, min_tokens and logprobs are still its own.
 
     Attributes:
-        side_paths: the trees of the step at hand; None where all drafts are chains.
+        trees: of the step at hand; None before the first, and where nothing was drafted.
         acceptance: what the last walk found.
         stats: told how long walks take.
         synthetic: chances by depth where drafts are accepted by chance (engine/synthetic.py); None: as the target says.
     """
 
-    side_paths: SidePaths | None
+    trees: StepTrees | None
     acceptance: Acceptance | None
     stats: DraftStats
     synthetic: Tensor | None
@@ -44,7 +44,7 @@ class NodeSampler(RejectionSampler):
     def replacing(cls, sampler: RejectionSampler) -> "NodeSampler":
         """The same object, told to sample our way: its set-up differs between releases of vLLM."""
         sampler.__class__ = cls
-        sampler.acceptance, sampler.side_paths, sampler.stats, sampler.synthetic = None, None, DraftStats(), None
+        sampler.acceptance, sampler.trees, sampler.stats, sampler.synthetic = None, None, DraftStats(), None
         sampler.chance = Generator().manual_seed(0)
         return sampler
 
@@ -121,14 +121,12 @@ class NodeSampler(RejectionSampler):
         """Tokens to emit [R, longest draft + 1], padded with -1, from the sampled token at every node [N]."""
         ends = metadata.cu_num_sampled_tokens
         bounds = torch.cat((ends.new_zeros(1), ends))
-        # vLLM warms the sampler up before there is a step.
-        trees = None if self.side_paths is None else self.side_paths.trees
-        if trees is None:
-            # Chains: a node's parent is the one before it.
+        if self.trees is None:
+            # vLLM warms the sampler up before there is a step, with chains: a node's parent is the one before it.
             index = torch.arange(len(sampled), device=sampled.device)
             parents = index - torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=len(sampled)) - 1
         else:
-            parents = torch.from_numpy(trees.parents)
+            parents = torch.from_numpy(self.trees.parents)
         tokens = torch.full_like(sampled, -1)
         # The row before a draft's is another node of its tree, so this fills every row but the roots'.
         tokens[metadata.target_logits_indices + 1] = metadata.draft_token_ids.long()
