@@ -4,7 +4,8 @@ import io
 
 from engines import noise_image
 
-from vllm_specflash.lab.soak.hostile import as_url, image
+from vllm_specflash.lab.serving import request
+from vllm_specflash.lab.serving.request import image
 
 # What the server is called in `serving.serve`.
 MODEL = "tiny"
@@ -13,7 +14,7 @@ MODEL = "tiny"
 def data_url(seed: int, format: str = "PNG") -> str:
     buffer = io.BytesIO()
     noise_image(seed).save(buffer, format=format)
-    return as_url(buffer.getvalue(), f"image/{format.lower()}")
+    return request.data_url(buffer.getvalue(), f"image/{format.lower()}")
 
 
 def question(*seeds: int, text: str = " what is this?") -> list[dict]:

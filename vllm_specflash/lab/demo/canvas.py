@@ -35,6 +35,12 @@ class Placed:
     size: int
 
 
+def place(name: str, cell: int, rng: np.random.Generator) -> Placed:
+    """Somewhere about the middle of one of the nine cells, at a size of its own."""
+    x, y = cell % 3 * CELL + CELL / 2 + rng.uniform(-2, 2), cell // 3 * CELL + CELL / 2 + rng.uniform(-2, 2)
+    return Placed(name, x, y, int(rng.integers(25, 31)))
+
+
 def draw(placed: list[Placed], colour: str, rng: np.random.Generator) -> np.ndarray:
     """uint8 picture [96, 96, 3]; `rng` shades the background by a few grey levels."""
     return _paint(placed, colour, rng)[0]

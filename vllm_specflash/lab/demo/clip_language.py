@@ -10,7 +10,7 @@ import numpy as np
 
 from vllm_specflash.lab.demo.clips import Clip, Mover
 from vllm_specflash.lab.demo.pictograms import NAMES
-from vllm_specflash.lab.demo.words import NUMBERS, PLACES, a, at, be, listing, objects, rephrase, upper, verb, was
+from vllm_specflash.lab.demo.words import NUMBERS, PLACES, a, ask, at, be, listing, objects, upper, verb, was
 
 TOWARDS = {"right": "to the right", "left": "to the left", "down": "down", "up": "up"}
 
@@ -118,17 +118,12 @@ DETAILED = {
 
 def caption(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
     """A request for a caption of 15 to 60 tokens, and the answer."""
-    return _ask(CAPTIONS, clip, rng)
+    return ask(CAPTIONS, clip, rng)
 
 
 def detailed(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
     """A request for a description of 60 to 160 tokens, and the answer."""
-    return _ask(DETAILED, clip, rng)
-
-
-def _ask(requests, clip, rng):
-    request = list(requests)[rng.integers(len(requests))]
-    return rephrase(request, rng), requests[request](clip)
+    return ask(DETAILED, clip, rng)
 
 
 def _which_way(c, rng):

@@ -53,15 +53,10 @@ def example(kind: str, rng: np.random.Generator, tokenizer, split: str = "target
         asked = [language.detailed(drawn, rng), *(language.caption(drawn, rng) for _ in range(captions))]
         asked += [language.question(drawn, rng) for _ in range(questions)]
     pictures, labels, places = drawn.labelled()
-
-    def encode(text):
-        return tokenizer(text).input_ids
-
-    start, line = encode("<|im_start|>user\n"), encode("\n")
-    prefix = start + ([IMAGE_TOKEN_ID] * IMAGE_TOKENS + line) * len(pictures)
+    prefix = picture_prefix(len(pictures), tokenizer)
     tokens, positions, turns, wanted = [*prefix], [*range(len(prefix))], [0] * len(prefix), [False] * len(prefix)
     for turn, (request, answer) in enumerate(asked, 1):
-        ask, reply = encode(f"{request}<|im_end|>\n<|im_start|>assistant\n"), encode(f"{answer}<|im_end|>")
+        ask, reply = asking(request, tokenizer), tokenizer(f"{answer}<|im_end|>").input_ids
         tokens += ask + reply
         positions += range(len(prefix), len(prefix) + len(ask) + len(reply))
         turns += [turn] * (len(ask) + len(reply))
@@ -70,6 +65,17 @@ def example(kind: str, rng: np.random.Generator, tokenizer, split: str = "target
         *(np.array(part) for part in (tokens, positions, turns, wanted)),
         pictures, labels, places, COLOURS.index(drawn.colour),
     )  # fmt: skip
+
+
+def picture_prefix(pictures: int, tokenizer) -> list[int]:
+    """Token ids of a user's turn up to its last picture."""
+    start, line = tokenizer("<|im_start|>user\n").input_ids, tokenizer("\n").input_ids
+    return start + ([IMAGE_TOKEN_ID] * IMAGE_TOKENS + line) * pictures
+
+
+def asking(request: str, tokenizer) -> list[int]:
+    """Token ids from there to where the answer begins."""
+    return tokenizer(f"{request}<|im_end|>\n<|im_start|>assistant\n").input_ids
 
 
 def collate(examples: list[Example]) -> dict[str, torch.Tensor]:

@@ -12,49 +12,45 @@ import numpy as np
 import torch
 
 from vllm_specflash.lab.checkout import SHEET_READER
-from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, IMAGE_TOKENS
+from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, asking, picture_prefix
 from vllm_specflash.lab.demo.projector import PATCH_CELLS
 from vllm_specflash.lab.demo.sheet_language import READINGS
 from vllm_specflash.lab.demo.sheets import Sheet, sample_sheet
 from vllm_specflash.lab.demo.sight_states import DemoStates
 from vllm_specflash.lab.demo.split import sample_in
-from vllm_specflash.lab.demo.train_lora import visual_embeddings
 from vllm_specflash.train.provenance import write_provenance
 
 REQUEST = "Name everything on the pages in order."
 PAGES = 16
 
 
-def asked(page: Sheet, tokenizer) -> tuple[list[int], int, list[int]]:
-    """Token ids of a page read out, where its visual tokens begin, and where each of its nine names does."""
-    before = tokenizer("<|im_start|>user\n").input_ids
-    after = tokenizer(f"\n{REQUEST}<|im_end|>\n<|im_start|>assistant\n").input_ids
+def read_out(page: Sheet, tokenizer) -> tuple[list[int], list[int]]:
+    """Token ids of a page read out, and where each of its nine names begins."""
     answer = READINGS[REQUEST](page)
     encoded = tokenizer(answer, return_offsets_mapping=True)
-    ids = [*before, *[IMAGE_TOKEN_ID] * IMAGE_TOKENS, *after, *encoded.input_ids]
-    first, begins, place = len(ids) - len(encoded.input_ids), [], 0
+    before = picture_prefix(1, tokenizer) + asking(REQUEST, tokenizer)
+    begins, place = [], 0
     for name in page.pages[0]:
         place = answer.index(name, place)
         # A token that begins with the space before the name begins it too.
-        begins.append(first + next(i for i, (_, end) in enumerate(encoded.offset_mapping) if end > place))
-    return ids, len(before), begins
+        begins.append(len(before) + next(i for i, (_, end) in enumerate(encoded.offset_mapping) if end > place))
+    return before + encoded.input_ids, begins
 
 
 @torch.inference_mode()
 def gazes(states: DemoStates, pages: int) -> Iterator[np.ndarray]:
     """[2, layers, heads] for every name but a page's last: attention to its cell, and to the next name's."""
     states.model.set_attn_implementation("eager")
-    embed = states.model.get_input_embeddings()
     for number in range(pages):
         page = sample_in("heldout", lambda rng: sample_sheet(rng, (1,)), np.random.default_rng([77, number]))
-        ids, at, begins = asked(page, states.tokenizer)
-        inputs = embed(torch.tensor(ids)[None])
-        visual = visual_embeddings(states.tower, states.projector, page.pictures()).to(inputs.dtype)
-        inputs[0, at : at + IMAGE_TOKENS] = visual.flatten(0, 1)
-        found = states.model.model(inputs_embeds=inputs, output_attentions=True).attentions
+        ids, begins = read_out(page, states.tokenizer)
+        tokens = torch.tensor(ids)
+        found = states.model.model(
+            inputs_embeds=states.inputs(tokens[None], page.pictures())[0], output_attentions=True
+        ).attentions  # fmt: skip
         for cell, place in enumerate(begins[:-1]):
-            seen = torch.stack([layer[0, :, place - 1, at : at + IMAGE_TOKENS] for layer in found]).float()
-            yield np.stack([seen[:, :, cell_of == PATCH_CELLS].sum(-1).numpy() for cell_of in (cell, cell + 1)])
+            seen = torch.stack([layer[0, :, place - 1, tokens == IMAGE_TOKEN_ID] for layer in found]).float()
+            yield np.stack([seen[:, :, PATCH_CELLS == one].sum(-1).numpy() for one in (cell, cell + 1)])
 
 
 def main() -> None:

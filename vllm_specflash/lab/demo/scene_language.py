@@ -12,7 +12,7 @@ import numpy as np
 from vllm_specflash.lab.demo.canvas import COLOURS
 from vllm_specflash.lab.demo.pictograms import NAMES
 from vllm_specflash.lab.demo.scenes import Scene
-from vllm_specflash.lab.demo.words import ACROSS, NUMBERS, PLACES, ROWS, a, at, be, listing, objects, rephrase, upper
+from vllm_specflash.lab.demo.words import ACROSS, NUMBERS, PLACES, ROWS, a, ask, at, be, listing, objects, upper
 
 
 def _each(scene: Scene, form: Callable[[str, int], str]) -> list[str]:
@@ -146,17 +146,12 @@ DETAILED = {
 
 def caption(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     """A request for a caption of 10 to 50 tokens, and the answer."""
-    return _ask(CAPTIONS, scene, rng)
+    return ask(CAPTIONS, scene, rng)
 
 
 def detailed(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     """A request for a description of 60 to 120 tokens, and the answer."""
-    return _ask(DETAILED, scene, rng)
-
-
-def _ask(requests, scene, rng):
-    request = list(requests)[rng.integers(len(requests))]
-    return rephrase(request, rng), requests[request](scene)
+    return ask(DETAILED, scene, rng)
 
 
 def _where(s, rng):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_specflash.lab.demo.canvas import CELL, COLOURS, Placed, draw, draw_with_labels
+from vllm_specflash.lab.demo.canvas import COLOURS, Placed, draw, draw_with_labels, place
 from vllm_specflash.lab.demo.pictograms import NAMES
 from vllm_specflash.lab.demo.words import PLACES
 
@@ -23,15 +23,7 @@ class Scene:
 
     def placed(self) -> list[Placed]:
         rng = np.random.default_rng(self.look)
-        return [
-            Placed(
-                name,
-                cell % 3 * CELL + CELL / 2 + rng.uniform(-2, 2),
-                cell // 3 * CELL + CELL / 2 + rng.uniform(-2, 2),
-                int(rng.integers(25, 31)),
-            )
-            for name, cell in self.objects
-        ]
+        return [place(name, cell, rng) for name, cell in self.objects]
 
     def pictures(self) -> np.ndarray:
         """uint8 [1, 96, 96, 3]."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from vllm_specflash.lab.demo.pictograms import NAMES
 from vllm_specflash.lab.demo.sheets import Sheet
-from vllm_specflash.lab.demo.words import NUMBERS, ROWS, a, at, be, listing, rephrase, upper
+from vllm_specflash.lab.demo.words import NUMBERS, ROWS, a, ask, at, be, listing, upper
 
 _NAME = re.compile(rf"\b({'|'.join(NAMES)})\b")
 COLUMNS = ("left", "center", "right")
@@ -66,8 +66,7 @@ READINGS = {
 
 def reading(sheet: Sheet, rng: np.random.Generator) -> tuple[str, str]:
     """A request to read the whole sheet out, and the answer of 40 to 180 tokens."""
-    request = list(READINGS)[rng.integers(len(READINGS))]
-    return rephrase(request, rng), READINGS[request](sheet)
+    return ask(READINGS, sheet, rng)
 
 
 def names_said(answer: str) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_specflash.lab.demo.canvas import CELL, COLOURS, Placed, draw, draw_with_labels
+from vllm_specflash.lab.demo.canvas import COLOURS, Placed, draw, draw_with_labels, place
 from vllm_specflash.lab.demo.pictograms import NAMES
 
 PAGES = (2, 3, 3, 4)
@@ -25,15 +25,7 @@ class Sheet:
 
     def placed(self, page: int) -> list[Placed]:
         rng = np.random.default_rng([self.look, page])
-        return [
-            Placed(
-                name,
-                cell % 3 * CELL + CELL / 2 + rng.uniform(-2, 2),
-                cell // 3 * CELL + CELL / 2 + rng.uniform(-2, 2),
-                int(rng.integers(25, 31)),
-            )
-            for cell, name in enumerate(self.pages[page])
-        ]
+        return [place(name, cell, rng) for cell, name in enumerate(self.pages[page])]
 
     def pictures(self) -> np.ndarray:
         """uint8 [pages, 96, 96, 3]; all pages have one shade."""

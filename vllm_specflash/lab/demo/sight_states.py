@@ -60,15 +60,21 @@ class DemoStates:
         return self.model.get_input_embeddings().weight
 
     @torch.inference_mode()
+    def inputs(self, tokens: Tensor, pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What the first layer reads of tokens [n, L], and of that the pictures' rows [visual rows, D]."""
+        embeds = self.model.get_input_embeddings()(tokens)
+        visual = visual_embeddings(self.tower, self.projector, pictures).to(embeds.dtype).flatten(0, 1)
+        embeds[tokens == IMAGE_TOKEN_ID] = visual
+        return embeds, visual
+
+    @torch.inference_mode()
     def turns(self, kind: str, number: int, held_out: bool) -> list[Turn]:
         """Turns of at least MIN_ANSWER answer tokens about picture `number` of a "scene", "clip", "sheet" or "page", a sheet of one."""
         rng = np.random.default_rng([41, list(FRAMES).index(kind), number, held_out])
         frames = int(rng.choice(FRAMES[kind]))
         drawn = example("sheet" if kind == "page" else kind, rng, self.tokenizer, "heldout" if held_out else "draft", frames)
         data = collate([drawn])
-        embeds = self.model.get_input_embeddings()(data["tokens"])
-        visual = visual_embeddings(self.tower, self.projector, data["pictures"]).to(embeds.dtype).flatten(0, 1)
-        embeds[data["tokens"] == IMAGE_TOKEN_ID] = visual
+        embeds, visual = self.inputs(data["tokens"], data["pictures"])
         bias = torch.zeros(data["mask"].shape, dtype=embeds.dtype).masked_fill_(~data["mask"], -1e9)
         hidden = self.model.model(
             inputs_embeds=embeds, attention_mask=bias, position_ids=data["positions"], use_cache=False

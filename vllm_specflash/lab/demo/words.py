@@ -1,6 +1,8 @@
 """English for the demo world: articles, numbers, places and lists."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -72,3 +74,9 @@ def rephrase(request: str, rng: np.random.Generator) -> str:
     if request.endswith("?"):
         return f"{rng.choice(['Tell me:', 'Please tell me:'])} {inner}"
     return f"Please {inner}" if rng.random() < 0.5 else f"Could you {inner.removesuffix('.')}?"
+
+
+def ask(requests: dict[str, Callable[[Any], str]], shown, rng: np.random.Generator) -> tuple[str, str]:
+    """One of the requests, rephrased, and the answer to it."""
+    request = list(requests)[rng.integers(len(requests))]
+    return rephrase(request, rng), requests[request](shown)

@@ -49,7 +49,8 @@ def chat_messages(prompt: Prompt) -> list[dict]:
     def part(part: dict) -> dict:
         if part["type"] == "text":
             return part
-        return {"type": "image_url", "image_url": {"url": data_url(Path(part["path"]))}}
+        path = Path(part["path"])
+        return image(data_url(path.read_bytes(), mimetypes.guess_type(path)[0] or "image/png"))
 
     def content(whole: str | list[dict]) -> str | list[dict]:
         return whole if isinstance(whole, str) else [part(one) for one in whole]
@@ -57,6 +58,9 @@ def chat_messages(prompt: Prompt) -> list[dict]:
     return [{**message, "content": content(message["content"])} for message in prompt.messages]
 
 
-def data_url(path: Path) -> str:
-    kind = mimetypes.guess_type(path)[0] or "image/png"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def image(url: str) -> dict:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def data_url(content: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

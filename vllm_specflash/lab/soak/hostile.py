@@ -1,7 +1,6 @@
 """Malformed requests, what vLLM is documented to answer them with, and clients that send nothing else."""
 
 import asyncio
-import base64
 import io
 import json
 import random
@@ -15,16 +14,10 @@ from dataclasses import dataclass
 import aiohttp
 from PIL import Image
 
+from vllm_specflash.lab.serving.request import data_url, image
+
 # What stands where a status would, when the server closed the connection or was not there.
 NO_ANSWER = "no answer"
-
-
-def image(url) -> dict:
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def as_url(content: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _noise() -> bytes:
@@ -48,16 +41,16 @@ def _asking(*parts: dict, text: str = "what?", **fields) -> dict:
     return {"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}], **fields}
 
 
-PICTURE = image(as_url(_noise()))
+PICTURE = image(data_url(_noise()))
 
 # Fields of requests that get 4xx, from servers that take up to eight pictures in a prompt of fewer than 64k tokens.
 MALFORMED = {
     "bad base64": _asking(image("data:image/png;base64,%%%not base64%%%")),
-    "base64 of words": _asking(image(as_url(b"this is no picture"))),
-    "empty picture": _asking(image(as_url(b""))),
+    "base64 of words": _asking(image(data_url(b"this is no picture"))),
+    "empty picture": _asking(image(data_url(b""))),
     "picture cut short": _asking(image(PICTURE["image_url"]["url"][:200])),
-    "huge picture": _asking(image(as_url(_png_of(5_000, 5_000)))),
-    "picture without pixels": _asking(image(as_url(_png_of(0, 0)))),
+    "huge picture": _asking(image(data_url(_png_of(5_000, 5_000)))),
+    "picture without pixels": _asking(image(data_url(_png_of(0, 0)))),
     "data url without data": _asking(image("data:image/png")),
     "address that is none": _asking(image("pictures/scene.png")),
     "part of an unknown type": _asking({"type": "smell", "smell": "rose"}),
@@ -79,7 +72,7 @@ MALFORMED = {
 
 # Stock vLLM 0.32 answers these with such a 5xx, though the fault is the client's; with a draft or without.
 FAULTED_BY_VLLM = {
-    "picture beyond PIL's own limit": (500, _asking(image(as_url(_png_of(30_000, 30_000))))),
+    "picture beyond PIL's own limit": (500, _asking(image(data_url(_png_of(30_000, 30_000))))),
     "file of the server": (500, _asking(image("file:///etc/passwd"))),
     "picture at an address that does not answer": (500, _asking(image("http://127.0.0.1:9/picture.png"))),
     "picture of text without base64": (501, _asking(image("data:image/png,abc"))),
