@@ -1,8 +1,11 @@
 """Counters of the draft side: `collective_rpc("specflash_stats")` reads them, and so do metrics (engine/metrics.py)."""
 
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+
+import torch
 
 PREFIX = "vllm:specflash_"
 # The one gauge among the metrics, and what its help says.
@@ -62,3 +65,12 @@ class DraftStats:
         added = {name: total - self._taken.get(name, 0) for name, total in totals.items()}
         self._taken = totals
         return added
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """What work takes, the device's share included."""
+    torch.accelerator.synchronize()
+    began = time.perf_counter()
+    work()
+    torch.accelerator.synchronize()
+    return time.perf_counter() - began

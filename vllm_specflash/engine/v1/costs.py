@@ -3,9 +3,9 @@
 import time
 
 import numpy as np
-import torch
 from vllm.logger import init_logger
 
+from vllm_specflash.engine.stats import seconds
 from vllm_specflash.tree.cost import SIZES, StepCost
 
 logger = init_logger("vllm.specflash")
@@ -18,7 +18,7 @@ def measured_step_cost(runner) -> StepCost | None:
     """Of the target of one of our V1 model runners. All ranks of a target ask together; None but on the one that leads."""
     sizes = [size for size in SIZES if size <= runner.max_num_tokens]
     for size in sizes:
-        _seconds(runner, size)
+        seconds(lambda: _step(runner, size))
     began = time.perf_counter()
     # Round after round, so that what disturbs one measurement of a size is gone at the next.
     timings = dict.fromkeys(sizes, np.inf)
@@ -27,7 +27,7 @@ def measured_step_cost(runner) -> StepCost | None:
         # A target's ranks only ever run together.
         if runner.drafter.ranks.agree(rounds >= 2 and late):
             break
-        timings = {size: min(timings[size], _seconds(runner, size)) for size in sizes}
+        timings = {size: min(timings[size], seconds(lambda: _step(runner, size))) for size in sizes}
     if not runner.drafter.ranks.leads:
         return None
     side_path = runner.side_paths.side_path_seconds() if runner.side_paths is not None else 0.0
@@ -36,13 +36,9 @@ def measured_step_cost(runner) -> StepCost | None:
     return StepCost.of(timings, side_path)
 
 
-def _seconds(runner, num_tokens: int) -> float:
-    """Of the target's forward and lm_head over so many tokens."""
-    torch.accelerator.synchronize()
-    began = time.perf_counter()
+def _step(runner, num_tokens: int) -> None:
+    """The target's forward and lm_head over so many tokens."""
     hidden_states, _ = runner._dummy_run(num_tokens)
     # Where LoRA is enabled, lm_head wants to know whose adapter each of its rows has.
     with runner.maybe_select_dummy_loras(runner.lora_config, np.ones(num_tokens, dtype=np.int32)):
         runner.model.compute_logits(hidden_states[:num_tokens]).argmax(-1)
-    torch.accelerator.synchronize()
-    return time.perf_counter() - began

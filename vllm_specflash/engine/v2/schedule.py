@@ -1,11 +1,8 @@
 """Measures what a schedule of draft lengths by batch size is made from, once the engine is warm."""
 
-import time
-from collections.abc import Callable
-
-import torch
 from vllm.logger import init_logger
 
+from vllm_specflash.engine.stats import seconds
 from vllm_specflash.tree.cost import SIZES, StepCost
 from vllm_specflash.tree.schedule import batch_schedule
 
@@ -22,19 +19,11 @@ def measured_schedule(runner) -> list[tuple[int, int, int]]:
     most = min(runner.max_num_tokens, runner.max_num_reqs * speculator.width)
     sizes = [size for size in (*SIZES, *MORE_SIZES) if size <= most]
     for size in sizes:
-        _seconds(lambda: runner._dummy_run(size))
+        seconds(lambda: runner._dummy_run(size))
     # What disturbs a measurement only ever adds to it.
-    timings = {size: min(_seconds(lambda: runner._dummy_run(size)) for _ in range(REPEATS)) for size in sizes}
-    draft = min(_seconds(lambda: speculator.core.measure(speculator.width, 1)) for _ in range(REPEATS))
+    timings = {size: min(seconds(lambda: runner._dummy_run(size)) for _ in range(REPEATS)) for size in sizes}
+    draft = min(seconds(lambda: speculator.core.measure(speculator.width, 1)) for _ in range(REPEATS))
     cost = StepCost.of(timings)
     schedule = batch_schedule(cost, draft, speculator.num_speculative_tokens, runner.max_num_reqs)
     logger.info("SpecFLASH drafts by batch size (first, last, tokens): %s", schedule)
     return speculator.draft.ranks.agree(schedule)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    torch.accelerator.synchronize()
-    began = time.perf_counter()
-    work()
-    torch.accelerator.synchronize()
-    return time.perf_counter() - began
