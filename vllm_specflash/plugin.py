@@ -156,9 +156,9 @@ def select_tree_attention(engine_args) -> None:
 
     Any other choice stands, and so does vLLM's own where ours cannot be had; drafts are chains then, and the worker says so.
     """
-    attention = engine_args.attention_config
     from vllm_specflash.engine.hooks import register_tree_attention
 
+    attention = engine_args.attention_config
     chosen = {_backend_name(choice) for choice in (engine_args.attention_backend, attention.backend)} - {None, "AUTO"}
     if chosen <= {"TRITON_ATTN"} and not attention.backend_per_kind and register_tree_attention():
         # vLLM takes the choice from one of the two places only.
