@@ -1,4 +1,5 @@
 import pytest
+from dense import DenseDraft
 from engines import answers, engine, greedy, mixed_prompts
 from tiny_models import draft_for, tiny_llama, tiny_llava
 
@@ -23,6 +24,18 @@ def drafts(llava, tmp_path_factory):
         "nan": draft_for(llava, root / "nan", nan=True),
         "plain": draft_for(llava, root / "plain", variant="plain", num_latents=32),
     }
+
+
+@pytest.fixture(scope="session")
+def noticing(llava, tmp_path_factory):
+    """A draft in whose chances every row shows that it attends to."""
+    return draft_for(llava, tmp_path_factory.mktemp("drafts") / "noticing", noticing=True)
+
+
+@pytest.fixture(scope="session")
+def dense(llava, noticing):
+    """What that draft says by the forward of training."""
+    return DenseDraft(llava, noticing)
 
 
 @pytest.fixture(scope="session")

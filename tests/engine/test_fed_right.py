@@ -19,27 +19,17 @@ TREES = {"num_speculative_tokens": 10, "min_confidence": 0}
 
 
 @pytest.fixture(scope="module")
-def draft(llava, tmp_path_factory):
-    return draft_for(llava, tmp_path_factory.mktemp("drafts") / "noticing", noticing=True)
-
-
-@pytest.fixture(scope="module")
-def dense(llava, draft):
-    return DenseDraft(llava, draft)
-
-
-@pytest.fixture(scope="module")
-def plainly(llava, draft):
+def plainly(llava, noticing):
     """The mixed prompts in one batch, with the draft's own trees."""
-    with engine(llava, draft, TREES) as llm:
+    with engine(llava, noticing, TREES) as llm:
         heard = listen(llm, mixed_prompts(), TOKENS)
     return heard
 
 
 @pytest.fixture(scope="module")
-def cached(llava, draft):
+def cached(llava, noticing):
     """`cached(prompts)`: listen to one after the other on an engine with a prefix cache; and how many tokens came from there."""
-    with engine(llava, draft, TREES, enable_prefix_caching=True, block_size=BLOCK) as llm:
+    with engine(llava, noticing, TREES, enable_prefix_caching=True, block_size=BLOCK) as llm:
 
         def ask(prompts, truth=()):
             before = cache_hits(llm)
@@ -74,16 +64,16 @@ def test_text_and_images_in_one_batch(dense, plainly):
     assert furthest(plainly, dense) < TOLERANCE
 
 
-def test_chunks_that_split_images_and_side_paths(llava, draft, dense, plainly):
-    with engine(llava, draft, TREES, max_num_batched_tokens=19, max_num_seqs=3) as llm:
+def test_chunks_that_split_images_and_side_paths(llava, noticing, dense, plainly):
+    with engine(llava, noticing, TREES, max_num_batched_tokens=19, max_num_seqs=3) as llm:
         heard = listen(llm, mixed_prompts(), TOKENS, truth=plainly.finished)
     assert heard.answers == plainly.answers
     assert heard.side_paths > 15
     assert furthest(heard, dense) < TOLERANCE
 
 
-def test_preemption(llava, draft, dense, plainly):
-    with engine(llava, draft, TREES, num_gpu_blocks_override=11, block_size=BLOCK, max_model_len=192) as llm:
+def test_preemption(llava, noticing, dense, plainly):
+    with engine(llava, noticing, TREES, num_gpu_blocks_override=11, block_size=BLOCK, max_model_len=192) as llm:
         heard = listen(llm, mixed_prompts(), TOKENS, truth=plainly.finished)
         assert sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions") > 0
     assert heard.answers == plainly.answers

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.v1.attention import SidePaths
 from vllm_specflash.engine.v1.paths import PathSequences, spare_blocks_needed
-from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.tree.layout import lay_out
 from vllm_specflash.tree.step import Draft, StepTrees
 from vllm_specflash.triton_kernels.tree_attention import tree_attention_torch

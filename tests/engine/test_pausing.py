@@ -4,24 +4,13 @@ from collections import defaultdict
 from itertools import cycle
 
 import pytest
-from dense import TOLERANCE, DenseDraft, Finished, apart
+from dense import TOLERANCE, Finished, apart
 from engines import answers, draft_stats, engine, greedy, mixed_prompts, runner
 from recorder import Recorder
-from tiny_models import draft_for
 
 OPTIONS = {"num_speculative_tokens": 10, "min_confidence": 0}
 # Steps with drafts, and without: the first ones read prompts, which are kept in either.
 SCRIPT = [True] * 2 + [False] * 3 + [True] * 4 + [False, True, False, True, True, True] + [False] * 3
-
-
-@pytest.fixture(scope="module")
-def draft(llava, tmp_path_factory):
-    return draft_for(llava, tmp_path_factory.mktemp("drafts") / "noticing", noticing=True)
-
-
-@pytest.fixture(scope="module")
-def dense(llava, draft):
-    return DenseDraft(llava, draft)
 
 
 class Script:
@@ -54,11 +43,11 @@ class Script:
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_gpu_blocks_override": 11, "block_size": 32, "max_model_len": 192}], ids=str)
-def test_drafts_go_on_from_what_was_kept(llava, draft, dense, monkeypatch, settings):
+def test_drafts_go_on_from_what_was_kept(llava, noticing, dense, monkeypatch, settings):
     prompts = mixed_prompts()
     with engine(llava, **settings) as llm:
         expected = answers(llm, prompts, greedy(40, ignore_eos=True))
-    with engine(llava, draft, OPTIONS, **settings) as llm:
+    with engine(llava, noticing, OPTIONS, **settings) as llm:
         script = Script(llm, monkeypatch)
         with Recorder(llm) as recorder:
             outputs = llm.generate(prompts, greedy(40, ignore_eos=True), use_tqdm=False)
@@ -80,8 +69,8 @@ def test_drafts_go_on_from_what_was_kept(llava, draft, dense, monkeypatch, setti
     assert compared > 30
 
 
-def test_a_resting_step_runs_nothing_of_the_draft(llava, draft, monkeypatch):
-    with engine(llava, draft, OPTIONS) as llm:
+def test_a_resting_step_runs_nothing_of_the_draft(llava, noticing, monkeypatch):
+    with engine(llava, noticing, OPTIONS) as llm:
         drafter, calls = runner(llm).drafter, []
         for name in ("propose", "remember", "remember_latents"):
             whole = getattr(drafter.core, name)

@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from documents import PAGES, README, ROOT, commands
+from documents import PAGES, README, commands
 from tiny_models import draft_for, tiny_llama
 
 from vllm_specflash.lab.serving.server import _free_port

@@ -9,7 +9,6 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import torch
 
 STUB = Path(__file__).parent / "triton_stub"

@@ -1,6 +1,6 @@
 """Drafting rests where it does not pay, longer each time, and no longer than the load lasts."""
 
-from vllm_specflash.tree.pause import FIRST, LONGEST, Pause
+from vllm_specflash.tree.pause import FIRST, LONGEST, Pause, Typical
 
 
 def _tries(pause: Pause, gain: float, requests: int) -> int:
@@ -52,3 +52,17 @@ def test_a_pause_ends_with_the_load_that_began_it():
     assert pause.steps
     pause.ease(8)
     assert not pause.take_step()
+
+
+def test_a_stall_is_not_what_a_draft_usually_takes():
+    typical = Typical(last=5)
+    assert typical.value == 0
+    typical.add(9.0)
+    typical.add(0.3)
+    assert typical.value == 0.3
+    for seconds in (0.1, 0.2, 9.0, 9.0):
+        typical.add(seconds)
+    # 9 has left; of 0.3, 0.1, 0.2, 9, 9 the middle one.
+    assert typical.value == 0.3
+    typical.add(9.0)
+    assert typical.value == 9.0
