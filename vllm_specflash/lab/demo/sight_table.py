@@ -6,7 +6,7 @@ Trainings that differ in what the draft sees of a picture: {steps} steps of {bat
 K = {width}, on states of the target that reads sheets out, over reference answers; judged on held-out pictures by simulation in one round.
 A page is a sheet of one page: nine pictograms that are nowhere in the prompt.
 
-    python -m vllm_specflash.lab.demo.sight --out W {kinds} --table sight.md
+    python -m vllm_specflash.lab.demo.sight --out W {kinds} --steps {steps} --table sight.md
 
 "hidden" sees no visual row; "all rows" sees every one, as text; "paper" is softmax(A F^T) F; "placed" adds places,
 normalised features and a projection, over the target's last states or over the projector's outputs (embeddings). First:
