@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.lab.cache import build_once
-from vllm_specflash.lab.checkout import WEIGHTS
-from vllm_specflash.lab.demo.assemble import PROJECTOR, TOWER, demo_target
+from vllm_specflash.lab.checkout import SHEET_READER, WEIGHTS
+from vllm_specflash.lab.demo.assemble import LORA, PROJECTOR, TOWER, demo_name, demo_target, part
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID
 from vllm_specflash.lab.demo.evaluate import chat
 from vllm_specflash.lab.demo.lora import LoraLinear, add_lora, merge_lora
@@ -99,3 +100,20 @@ def test_shipped_examples_are_complete():
     assert {line["task"] for line in lines} == {"scenes", "clips"}
     assert all((EXAMPLES / image).is_file() for line in lines for image in line["images"])
     assert all(len(line["images"]) == (8 if line["task"] == "clips" else 1) for line in lines)
+
+
+@pytest.mark.parametrize("weights, draft", [(WEIGHTS, "scenes-specflash"), (SHEET_READER, "specflash")], ids=["scenes", "sheets"])
+def test_a_shipped_draft_is_of_the_weights_that_are_shipped(weights, draft):
+    """Else it is refused when it is served: new weights need a new draft."""
+    assert json.loads((weights / draft / "config.json").read_text())["target_name"] == demo_name(weights)
+
+
+def test_the_target_that_reads_sheets_has_the_shipped_tower_and_what_else_it_needs_of_its_own():
+    assert part(SHEET_READER, TOWER) == WEIGHTS / TOWER
+    assert [part(SHEET_READER, name).parent for name in (PROJECTOR, LORA)] == [SHEET_READER] * 2
+
+
+def test_weights_that_are_not_there_are_not_the_shipped_ones(tmp_path):
+    for missing, name in ((tmp_path / "nowhere", TOWER), (tmp_path, LORA)):
+        with pytest.raises(SpecFlashError, match="There is no "):
+            part(missing, name)

@@ -77,3 +77,13 @@ def test_a_compressor_that_knows_places_does_not_care_for_chunks_either(features
 def test_a_draft_that_pictures_are_hidden_from_pools_nothing(features):
     pooler = SpanPooler(LatentCompressor(0, SIZE))
     assert pooler.pool([SpanChunk("r", 0, 0, START, START + LENGTH, 0, START, START + LENGTH, 0)], features) == []
+
+
+def test_embeddings_are_read_as_wide_as_the_states(features):
+    """Some targets keep what deeper layers add to pictures beside what the first one reads."""
+    compressor = PlacedCompressor(LATENTS, SIZE, LENGTH, 1, "embeddings", 1e-6).requires_grad_(False)
+    compressor.initialise(1.0)
+    inputs = torch.randn(LENGTH, 3 * SIZE, generator=torch.Generator().manual_seed(2))
+    chunk = SpanChunk("r", 0, 0, START, START + LENGTH, 0, START, START + LENGTH, LATENTS)
+    ((_, _, latents),) = SpanPooler(compressor).pool([chunk], features, inputs)
+    torch.testing.assert_close(latents, compressor(features, inputs[:, :SIZE]), rtol=1e-5, atol=1e-5)

@@ -29,9 +29,9 @@ CHAT_TEMPLATE = """\
 
 
 def part(weights: Path, name: str) -> Path:
-    """One of a target's files: its own, or else the shipped target's, as the tower is of the one that reads sheets."""
-    own = weights / name
-    return own if own.exists() else required(WEIGHTS / name)
+    """One of a target's files. A tower may be the shipped target's, as that of the one which reads sheets is."""
+    own = required(weights) / name
+    return required(WEIGHTS / name if name == TOWER and not own.exists() else own)
 
 
 def text_target(cache_dir: str | os.PathLike | None = None) -> Path:
@@ -50,12 +50,16 @@ def demo_target(cache_dir: str | os.PathLike | None = None, weights: Path = WEIG
     64 visual tokens per 96x96 picture; a clip is its frames as pictures. `weights` holds the tower, the projector and
     the LoRA; the folder's name follows from their content, so new weights never meet an old cache.
     """
+    return build_once(cache_root(cache_dir) / demo_name(weights), lambda scratch: _build_llava(scratch, weights))
+
+
+def demo_name(weights: Path = WEIGHTS) -> str:
+    """What its drafts know it by."""
     digest = hashlib.sha256()
     for name in (TOWER, PROJECTOR, LORA):
         digest.update(part(weights, name).read_bytes())
     digest.update(CHAT_TEMPLATE.encode())
-    folder = cache_root(cache_dir) / f"specflash-demo-vlm-{digest.hexdigest()[:12]}"
-    return build_once(folder, lambda scratch: _build_llava(scratch, weights))
+    return f"specflash-demo-vlm-{digest.hexdigest()[:12]}"
 
 
 def _build_llava(folder: Path, weights: Path) -> None:

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
 from vllm_specflash.lab.checkout import SHEET_READER
-from vllm_specflash.lab.demo.assemble import demo_target
+from vllm_specflash.lab.demo.assemble import demo_name
 from vllm_specflash.lab.demo.pictograms import NAMES
 from vllm_specflash.lab.demo.sight_states import DemoStates, Turn, prepare
 from vllm_specflash.lab.demo.sight_table import markdown
@@ -209,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the states and of the finished rows")
     parser.add_argument("--weights", type=Path, default=SHEET_READER, help="the target's tower, projector and LoRA")
-    parser.add_argument("--row", action="append", help="only this row; may be repeated")
+    parser.add_argument("--row", action="append", choices=list(ROWS), metavar="ROW", help="only this row; may be repeated")
     parser.add_argument("--kind", action="append", choices=list(COUNTS), help="only this kind of picture; may be repeated")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=8)
@@ -230,7 +230,7 @@ def main() -> None:
         options.vocabulary, options.learning_rate, options.seed,
     )  # fmt: skip
     ground, found = Ground(setting), []
-    target = demo_target(weights=options.weights).name if options.keep else None
+    target = demo_name(options.weights) if options.keep else None
     for name in options.row or ROWS:
         found.append(run_row(name, ground, setting, options.out, target))
         print(json.dumps({"row": name, **{t: {k: r[k] for k in ("tau", "names_drafted")} for t, r in found[-1]["tasks"].items()}}), flush=True)
