@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.train.batch import layout
+from vllm_specflash.train.target import Sample
 from vllm_specflash.triton_kernels.latent_compress import CompressState, latent_compress
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "target_vocab_size": 50}
@@ -73,6 +75,14 @@ def test_an_order_of_positions_matters_to_it_and_not_to_the_papers_form():
 def test_without_latents_a_span_leaves_no_row():
     compressor = SpecFlashDraft(SpecFlashConfig(**SMALL, num_latents=0)).compressor
     assert compressor(torch.randn(16, 32)).shape == (0, 32) and compressor.num_rows(16) == 0
+
+
+def test_what_is_not_compressed_is_laid_out_like_text():
+    config = SpecFlashConfig(**SMALL, compressor="none", visual_features="both")
+    assert config.latents_per_span is None and not config.pools_embeddings
+    assert not SpecFlashDraft(config).compressor.queries.numel()
+    sample = Sample("one", "chat", torch.arange(12), 8, [(2, 4)], {}, True)
+    assert layout(sample, config.latents_per_span) == (list(range(11)), list(range(11)), [])
 
 
 def test_a_checkpoint_without_the_new_fields_is_the_papers_form(tmp_path):

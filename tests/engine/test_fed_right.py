@@ -90,6 +90,16 @@ def test_two_rounds_and_latents_that_know_places_and_inputs(llava, plainly, tmp_
     assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
 
 
+def test_pictures_that_are_not_compressed(llava, plainly, tmp_path):
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, compressor="none")
+    with engine(llava, draft, TREES, max_num_batched_tokens=27, max_num_seqs=4) as llm:
+        heard = listen(llm, mixed_prompts()[:5], TOKENS, truth=plainly.finished[:5])
+    dense = DenseDraft(llava, draft)
+    assert dense.rows(heard.finished[3]) == len(heard.finished[3].token_ids) - 1
+    assert heard.answers == plainly.answers[:5]
+    assert furthest(heard, dense) < TOLERANCE
+
+
 def test_prefix_cache_hit_inside_an_image(cached, dense):
     """Of an image that ends behind a cached block, the latents in that block stay as they were pooled, over all of it."""
     prompts = [with_images(f"user: look there! <image> {question}? assistant: ", 1) for question in ("what", "where")]

@@ -77,6 +77,14 @@ def test_two_rounds_and_latents_that_know_places_and_inputs(llava, plainly, tmp_
     assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
 
 
+def test_pictures_that_are_not_compressed(llava, plainly, tmp_path):
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, compressor="none")
+    with v2.engine(llava, draft, TREES, max_num_batched_tokens=27, max_num_seqs=2) as llm:
+        heard = listen(llm, PROMPTS[:2], TOKENS, truth=plainly.finished[:2])
+    assert heard.answers == plainly.answers[:2]
+    assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
+
+
 def test_prefix_cache_hit_inside_an_image(cached, dense):
     prompts = [with_images(f"user: look there! <image> {question}? assistant: ", 1) for question in ("what", "where")]
     heard, hits = cached(prompts)

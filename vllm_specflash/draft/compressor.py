@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization
 
-FORMS = ("paper", "placed")
+FORMS = ("paper", "placed", "none")
 FEATURES = ("states", "embeddings", "both")
 
 
@@ -113,8 +113,8 @@ def _grid(side: int) -> Tensor:
 
 def compressor_of(config) -> LatentCompressor:
     """The form that a draft's config asks for."""
-    if config.compressor == "paper":
-        return LatentCompressor(config.num_latents, config.hidden_size)
+    if config.compressor != "placed":
+        return LatentCompressor(config.latents_per_span or 0, config.hidden_size)
     return PlacedCompressor(
         config.num_latents, config.hidden_size, config.latent_positions, config.latent_heads, config.visual_features,
         config.rms_norm_eps,

@@ -20,7 +20,7 @@ class DraftOptions:
     semi_ar_width: int = field(default=5, metadata={"help": "K, tokens per draft forward."})
     num_rounds: int = field(default=1, metadata={"help": "R, draft forwards per step that the checkpoint asks for."})
     num_latents: int = field(default=16, metadata={"help": "M, rows that a visual span is pooled into; 0: none."})
-    compressor: str = field(default="paper", metadata={"help": "How they are pooled: paper, or placed (knows places)."})
+    compressor: str = field(default="paper", metadata={"help": "How they are pooled: paper, placed (knows places), or none: kept as they are."})
     visual_features: str = field(
         default="states", metadata={"help": "Of placed: pool the last states, the projector's outputs (embeddings), or both."}
     )
