@@ -157,3 +157,20 @@ def test_mrope_and_more_latents_than_visual_tokens(tmp_path):
     assert [[length for _, length in dense.sample(request).spans] for request in heard.finished] == [[16], [4, 16], []]
     assert heard.answers == [dense.says(request) for request in heard.finished]
     assert furthest(heard, dense) < TOLERANCE
+
+
+def test_eight_pictures_and_more_than_two_thousand_visual_tokens(tmp_path):
+    target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl", pixels=1 << 17, positions=4096)
+    draft = draft_for(target, tmp_path / "draft", noticing=True, num_latents=16)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    pictures = {"image": [noise_image(seed, 256 + 16 * (seed % 3)) for seed in range(8)]}
+    prompts = [{"prompt": f"user: {image * 8} what? assistant: ", "multi_modal_data": pictures}]
+    limits = {"max_model_len": 2560, "max_num_batched_tokens": 700, "max_num_seqs": 1}
+    with engine(target, draft, TREES, limit_mm_per_prompt={"image": 8, "video": 0}, **limits) as llm:
+        heard = listen(llm, prompts, TOKENS)
+    dense = DenseDraft(target, draft)
+    lengths = [length for _, length in dense.sample(heard.finished[0]).spans]
+    assert len(lengths) == 8 and sum(lengths) > 2048
+    assert dense.rows(heard.finished[0]) == len(heard.finished[0].token_ids) - 1 - sum(lengths) + 8 * 16
+    assert heard.answers == [dense.says(request) for request in heard.finished]
+    assert furthest(heard, dense) < TOLERANCE
