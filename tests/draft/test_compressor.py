@@ -34,6 +34,28 @@ def test_latents_do_not_depend_on_how_the_span_was_cut(features, heads, length):
     torch.testing.assert_close(compressor.latents(state.finish()[0]), compressor(hidden, embeddings), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_latents_look_is_the_mean_over_its_heads(heads):
+    compressor = _compressor("states", num_latents=4, latent_heads=heads)
+    rows = compressor.rows(torch.randn(23, 32), 0, 23)
+    before = compressor.looks(rows)
+    torch.testing.assert_close(before.sum(-1), torch.ones(4))
+    compressor.queries[2 * heads].zero_()
+    after = compressor.looks(rows)
+    # One of latent 2's queries now weighs every row alike; no other latent has changed.
+    assert [not torch.equal(*pair) for pair in zip(before, after)] == [False, False, True, False]
+    by_query = torch.softmax(compressor.queries @ rows.T, dim=-1)
+    torch.testing.assert_close(after[2], by_query[2 * heads : 3 * heads].mean(0))
+
+
+@pytest.mark.parametrize("compressor", ["paper", "placed"])
+def test_a_span_shorter_than_the_latents_has_as_many_looks_as_rows(compressor):
+    config = SpecFlashConfig(**SMALL, compressor=compressor, num_latents=8, latent_positions=16)
+    short = SpecFlashDraft(config).compressor.requires_grad_(False)
+    hidden = torch.randn(5, 32)
+    assert short.looks(short.rows(hidden, 0, 5)).shape == (5, 5) and short(hidden).shape == (5, 32)
+
+
 def test_latents_begin_as_the_cells_of_a_square():
     """M = 4 over 4 x 4 positions: each latent looks mostly at its own quarter."""
     compressor = _compressor("states", num_latents=4)
