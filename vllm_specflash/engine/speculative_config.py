@@ -139,11 +139,6 @@ def check_fits_target(draft: SpecFlashConfig, model_config, options: SpecFlashOp
                 f"The draft in {folder} is for another target: its {what} is {of_draft}, that of "
                 f"{model_config.model} is {of_target}; use a draft trained for this target."
             )
-    if draft.target_layers:
-        raise SpecFlashError(
-            f"The draft in {folder} wants the states of the target's layers {', '.join(map(str, draft.target_layers))}, which "
-            "this version does not serve: train one without --target-layers."
-        )
     if options.check_target_name and not _same_name(draft.target_name, model_config):
         raise SpecFlashError(
             f"The draft in {folder} was trained for {draft.target_name}, not for {model_config.model}; use a draft "
