@@ -176,9 +176,10 @@ def test_eight_pictures_and_more_than_two_thousand_visual_tokens(tmp_path):
     assert furthest(heard, dense) < TOLERANCE
 
 
-@pytest.mark.parametrize("layers", [[1, 0], [1]], ids=str)
-def test_states_of_other_layers(llava, plainly, tmp_path, layers):
-    draft = draft_for(llava, tmp_path / "draft", noticing=True, target_layers=layers)
+@pytest.mark.parametrize("layers, compressor", [([1, 0], "paper"), ([0], "none")], ids=str)
+def test_states_of_other_layers(llava, plainly, tmp_path, layers, compressor):
+    """Of visual positions too, where they are not compressed."""
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, target_layers=layers, compressor=compressor)
     with engine(llava, draft, TREES, max_num_batched_tokens=19, max_num_seqs=3) as llm:
         heard = listen(llm, mixed_prompts(), TOKENS, truth=plainly.finished)
     assert heard.answers == plainly.answers

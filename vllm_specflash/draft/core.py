@@ -39,7 +39,7 @@ class Rows(NamedTuple):
     """T text positions that the draft has not seen yet."""
 
     hidden: Tensor
-    """[T, feature_size], what the target tells of each: its hidden state h_p, and those of other layers that the draft sees."""
+    """[T, feature_size], what the target tells of each: its hidden state h_p, and those of more layers."""
     next_tokens: Tensor
     """[T] int64, x_{p+1}."""
     positions: Tensor

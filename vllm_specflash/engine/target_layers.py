@@ -1,7 +1,7 @@
 """States of other layers than the target's last, for drafts that see them: by what vLLM has for EAGLE-3.
 
-vLLM's models hand out, beside their final hidden states, what goes into layer i, the residual added: what transformers calls
-hidden_states[i]. Behind the last layer the two differ (transformers norms what comes out of it), so drafts name none there.
+vLLM's models hand out, beside their final hidden states, what goes into layer i, the residual added: what transformers
+calls hidden_states[i]. Behind the last layer the two differ (transformers norms what comes out): no draft names it.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ def check_target_tells(layers: Sequence[int] | None, model_config, folder: Path)
     beyond = [layer for layer in layers if not 0 <= layer < count]
     if beyond:
         raise SpecFlashError(
-            f"The draft in {folder} wants the state of the target's layer {beyond[0]}, and {model_config.model} has layers 0 to "
-            f"{count - 1}; use a draft trained for this target."
+            f"The draft in {folder} wants the state of the target's layer {beyond[0]}, and {model_config.model} has "
+            f"layers 0 to {count - 1}; use a draft trained for this target."
         )
     model = get_model_cls(model_config)
     if not supports_eagle3(model):
@@ -56,7 +56,7 @@ def hand_out(target: nn.Module, layers: Sequence[int], folder: Path | str) -> No
 
 
 def in_order(handed_out: Sequence[Tensor] | None, layers: Sequence[int] | None) -> list[Tensor]:
-    """What a forward handed out, [T, D] by ascending layer and each once -> in the draft's order of layers; [] without any."""
+    """What a forward handed out, [T, D] by ascending layer and each once -> in the draft's order; [] without layers."""
     if not layers:
         return []
     ascending = sorted(set(layers))
@@ -64,7 +64,7 @@ def in_order(handed_out: Sequence[Tensor] | None, layers: Sequence[int] | None) 
 
 
 def _keep_embedding(module: nn.Module) -> None:
-    """The first layer's input is the residual that vLLM's norms add to in place, where they can: what is told is a copy."""
+    """The first layer's input is the residual that vLLM's norms add to, in place where they can: hand out a copy."""
     add = module._maybe_add_hidden_state
 
     def copied(states, layer, hidden_states, residual):
@@ -75,6 +75,6 @@ def _keep_embedding(module: nn.Module) -> None:
 
 def _silent(model: type, folder: Path | str) -> SpecFlashError:
     return SpecFlashError(
-        f"The draft in {folder} wants the states of several layers, and vLLM's {model.__name__} does not hand these out: train one "
-        "without --target-layers."
+        f"The draft in {folder} wants the states of several layers, and vLLM's {model.__name__} does not hand these "
+        "out: train one without --target-layers."
     )

@@ -95,7 +95,8 @@ class SpecFlashSpeculator(BaseSpeculator):
         self.rows = TreeRows.empty(most_rows, requests, self.width, device)
         self.committed = CommittedRows.empty(most_rows, requests, device)
         self.queries = SlotQueries.empty(requests, self.tables.flags)
-        self.hidden = torch.zeros(most_rows, self.draft.config.feature_size, dtype=self.draft.lm_head.dtype, device=device)
+        width, dtype = self.draft.config.feature_size, self.draft.lm_head.dtype
+        self.hidden = torch.zeros(most_rows, width, dtype=dtype, device=device)
         # The final hidden states', then one for each layer that the draft sees too.
         self._parts = self.hidden.split(self.hidden_size, dim=1)
         self.drafts = torch.zeros(requests, self.num_speculative_tokens, dtype=torch.int64, device=device)
@@ -166,7 +167,7 @@ class SpecFlashSpeculator(BaseSpeculator):
     def _draft(
         self, batch: InputBatch, slot_mappings: dict[str, Tensor], told: list[Tensor], num_sampled: Tensor, wanted: bool
     ) -> None:
-        """`told`: the target's final hidden states [T, D] of the step, then those of the layers that the draft sees too."""
+        """`told`: the target's final hidden states [T, D] of the step, then those of more layers."""
         rows = batch.num_tokens
         self._commit(batch, slot_mappings, num_sampled)
         for states, part in zip(told, self._parts, strict=True):
