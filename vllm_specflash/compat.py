@@ -70,10 +70,23 @@ CONFIG_NAMES = (
     Name("vllm.config.vllm", "VllmConfig", attributes=("use_v2_model_runner",)),
     Name("vllm.config.vllm", "VllmConfig.__post_init__"),
     Name("vllm.config.vllm", "VllmConfig._get_v2_model_runner_unsupported_features"),
+    # What compiled forwards are kept under.
+    Name("vllm.config.speculative", "SpeculativeConfig.compute_hash"),
     # Methods that vLLM schedules asynchronously.
     Name("vllm.config.vllm", "NgramGPUTypes"),
 )  # fmt: skip
 
+# What a draft that sees several layers asks of its target (engine/target_layers.py).
+LAYER_NAMES = (
+    Name("vllm.model_executor.model_loader.utils", "get_model_cls", ("model_config",)),
+    Name("vllm.model_executor.models.interfaces", "supports_eagle3", ("model",)),
+    Name("vllm.model_executor.models.interfaces", "SupportsEagle3.set_aux_hidden_state_layers", ("layers",)),
+    Name("vllm.model_executor.models.interfaces", "EagleModelMixin", attributes=("aux_hidden_state_layers",)),
+    Name(
+        "vllm.model_executor.models.interfaces", "EagleModelMixin._maybe_add_hidden_state",
+        ("aux_hidden_states", "layer_idx", "hidden_states", "residual"),
+    ),
+)  # fmt: skip
 # Leaned on inside a worker.
 ENGINE_NAMES = (
     Name("vllm.v1.worker.gpu_worker", "Worker", attributes=("is_driver_worker",)),
@@ -83,7 +96,7 @@ ENGINE_NAMES = (
         "GPUModelRunner",
         attributes=(
             "drafter", "input_batch", "requests", "max_model_len", "max_num_tokens", "model", "num_spec_tokens",
-            "lora_config", "inputs_embeds",
+            "lora_config", "inputs_embeds", "use_aux_hidden_state_outputs",
         ),
     ),
     Name(
@@ -270,7 +283,7 @@ V2_NAMES = (
         attributes=(
             "req_states", "rejection_sampler", "speculator", "model_state", "model", "model_config", "block_tables",
             "input_buffers", "attn_groups", "kv_cache_config", "lora_state", "speculative_config", "max_num_reqs",
-            "max_num_tokens",
+            "max_num_tokens", "use_aux_hidden_state_outputs",
         ),
     ),
     Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner._dummy_run", ("num_tokens",)),

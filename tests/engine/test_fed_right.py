@@ -174,3 +174,14 @@ def test_eight_pictures_and_more_than_two_thousand_visual_tokens(tmp_path):
     assert dense.rows(heard.finished[0]) == len(heard.finished[0].token_ids) - 1 - sum(lengths) + 8 * 16
     assert heard.answers == [dense.says(request) for request in heard.finished]
     assert furthest(heard, dense) < TOLERANCE
+
+
+@pytest.mark.parametrize("layers, compressor", [([1, 0], "paper"), ([0], "none")], ids=str)
+def test_states_of_other_layers(llava, plainly, tmp_path, layers, compressor):
+    """Of visual positions too, where they are not compressed."""
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, target_layers=layers, compressor=compressor)
+    with engine(llava, draft, TREES, max_num_batched_tokens=19, max_num_seqs=3) as llm:
+        heard = listen(llm, mixed_prompts(), TOKENS, truth=plainly.finished)
+    assert heard.answers == plainly.answers
+    assert heard.side_paths > 15
+    assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE

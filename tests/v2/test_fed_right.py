@@ -134,3 +134,12 @@ def test_mrope_and_more_latents_than_visual_tokens(tmp_path):
     assert [length for _, length in dense.sample(heard.finished[0]).spans] == [4, 16]
     assert heard.answers == [dense.says(request) for request in heard.finished]
     assert furthest(heard, dense) < TOLERANCE
+
+
+def test_states_of_other_layers(llava, plainly, tmp_path):
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, target_layers=[1, 0])
+    with v2.engine(llava, draft, TREES, max_num_batched_tokens=23, max_num_seqs=2) as llm:
+        heard = listen(llm, PROMPTS, TOKENS, truth=plainly.finished)
+    assert heard.answers == plainly.answers
+    assert heard.side_paths > 3
+    assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
