@@ -1,6 +1,7 @@
 """The draft is fed right on Model Runner V2 (tests/engine/test_fed_right.py has the same for V1, and what the words mean)."""
 
 import pytest
+import torch
 import v2
 from dense import TOLERANCE, DenseDraft
 from engines import noise_image, with_images
@@ -74,6 +75,24 @@ def test_two_rounds_and_latents_that_know_places_and_inputs(llava, plainly, tmp_
         heard = listen(llm, PROMPTS[:2], TOKENS, truth=plainly.finished[:2])
     assert heard.answers == plainly.answers[:2]
     assert heard.side_paths > 0
+    assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
+
+
+def test_a_target_that_adds_to_its_inputs_in_place(llava, plainly, tmp_path):
+    """As those on GPUs do: fused kernels leave the residual where the inputs were."""
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, compressor="placed", visual_features="embeddings", latent_positions=16)
+
+    def spoil(worker):
+        def spoiled(model, arguments, inputs, output):
+            if inputs.get("inputs_embeds") is not None:
+                inputs["inputs_embeds"].fill_(torch.nan)
+
+        worker.model_runner.model.register_forward_hook(spoiled, with_kwargs=True)
+
+    with v2.engine(llava, draft, TREES) as llm:
+        llm.collective_rpc(spoil)
+        heard = listen(llm, PROMPTS[1:2], TOKENS, truth=plainly.finished[1:2])
+    assert heard.answers == plainly.answers[1:2]
     assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
 
 

@@ -61,7 +61,7 @@ class SpecFlashSpeculator(BaseSpeculator):
         # Until the runner has found that its attention verifies trees, all drafts are chains.
         self.runs_trees = False
         self.acceptance: Acceptance | None = None
-        # Of the step at hand, [T, D or more], always at the same address; set once the runner's target can read pictures.
+        # Of the step at hand, [T, D or more], kept by the runner before the target's layers change them; None for drafts that pool none.
         self.embeddings: Tensor | None = None
         self._spans: dict[str, Spans] = {}
 
