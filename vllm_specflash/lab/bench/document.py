@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vllm_specflash.lab.bench.device import device
-from vllm_specflash.lab.bench.engine import EngineFacts
+from vllm_specflash.lab.bench.engine_setup import EngineFacts
 from vllm_specflash.lab.bench.records import Output, Pass
 from vllm_specflash.lab.bench.result import shortened, write_result
 from vllm_specflash.train.provenance import provenance

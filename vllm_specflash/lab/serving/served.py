@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 from vllm_specflash.config import METHOD
 from vllm_specflash.lab.bench.console import Announce
 from vllm_specflash.lab.bench.document import Document
-from vllm_specflash.lab.bench.engine import GIB
+from vllm_specflash.lab.bench.engine_setup import GIB
 from vllm_specflash.lab.bench.identity import first_difference
 from vllm_specflash.lab.bench.method import PLAIN, Method, parse_method
 from vllm_specflash.lab.bench.option import option

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_specflash.lab.bench.console import Announce
-from vllm_specflash.lab.bench.engine import Engine, EngineSetup
+from vllm_specflash.lab.bench.engine import Engine
+from vllm_specflash.lab.bench.engine_setup import EngineSetup
 from vllm_specflash.lab.bench.identity import compare
 from vllm_specflash.lab.bench.option import option
 from vllm_specflash.lab.bench.records import Output

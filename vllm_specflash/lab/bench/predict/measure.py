@@ -11,7 +11,8 @@ import torch
 
 from vllm_specflash.config import METHOD
 from vllm_specflash.lab.bench.console import Announce
-from vllm_specflash.lab.bench.engine import Engine, EngineSetup
+from vllm_specflash.lab.bench.engine import Engine
+from vllm_specflash.lab.bench.engine_setup import EngineSetup
 from vllm_specflash.lab.bench.option import option
 from vllm_specflash.lab.bench.predict.model import Costs
 from vllm_specflash.train.prompts import Prompt
