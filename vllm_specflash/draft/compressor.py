@@ -113,7 +113,8 @@ def _grid(side: int) -> Tensor:
 
 def compressor_of(config) -> LatentCompressor:
     """The form that a draft's config asks for."""
-    if config.compressor == "paper":
+    # Without latents there is nothing to place.
+    if config.compressor == "paper" or not config.num_latents:
         return LatentCompressor(config.num_latents, config.hidden_size)
     return PlacedCompressor(
         config.num_latents, config.hidden_size, config.latent_positions, config.latent_heads, config.visual_features,

@@ -36,8 +36,8 @@ QUIET_SECONDS = 2.0
 class ServedOptions:
     """How many ask, and how often."""
 
-    clients: int = option(8, "Clients at a time; compared with the benchmark's figures at this batch size.")
-    repeats: int = option(3, "Passes of plain vLLM and of SpecFLASH, in turns.")
+    clients: int = option(8, "Clients at a time; compared with the benchmark's figures at this batch size.", min=1)
+    repeats: int = option(3, "Passes of plain vLLM and of SpecFLASH, in turns.", min=1)
 
 
 @dataclass(frozen=True)
