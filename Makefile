@@ -46,11 +46,13 @@ docs: $(READY)
 figures: $(READY)
 	$(VENV)/bin/python docs/hooks/figures.py
 
-# Which Pythons from 3.10 to 3.13 are here, and on each: an installation of the package, its commands and every module compiled.
+# Which Pythons from 3.10 to 3.13 are here, and on each: an installation of the package, its commands, every module compiled, and with
+# torch imported (TORCH=0: not that, which takes minutes).
 pythons: $(READY)
 	.ci/pythons
 
-# Commands of README and pages, run for real on tiny models: the better part of an hour.
+# Commands of README and pages, run for real on tiny models, and README's installation in an empty environment, which needs the package
+# index: the better part of an hour.
 nightly: $(READY)
 	$(VENV)/bin/pytest tests/nightly $(ARGS)
 

@@ -5,7 +5,6 @@ wrapped so that `speculative_config` may say "specflash"; everything else happen
 to use only for engines that ask for it.
 """
 
-import dataclasses
 import functools
 import importlib.util
 import logging
@@ -15,14 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from vllm_specflash import compat
-from vllm_specflash.config import (
-    METHOD,
-    TREE_BLOCK_SIZE,
-    SpecFlashError,
-    is_draft,
-    names_specflash,
-    refuse_almost_specflash,
-)
+from vllm_specflash.config import METHOD, SpecFlashError, is_draft, names_specflash, refuse_almost_specflash
 
 logger = logging.getLogger("vllm.specflash")
 
@@ -101,17 +93,10 @@ def _choose_worker(create_engine_config):
         _refuse_almost_specflash(self)
         if _asks_for_specflash(self):
             # Imported here, as below.
-            from vllm.platforms import current_platform
+            from vllm_specflash.engine.arguments import settle
 
-            self.speculative_config = _merged_config(self)
-            self.spec_method = self.spec_model = self.spec_tokens = None
-            self.worker_cls = _worker_class(self.worker_cls)
+            settle(self)
             _measure_before_scheduling()
-            if self.speculative_config.get("tree") is not False:
-                if not current_platform.is_cpu():
-                    select_tree_attention(self)
-                elif self.block_size is None:
-                    self.block_size = TREE_BLOCK_SIZE
         return create_engine_config(self, *args, **kwargs)
 
     return wrapped
@@ -151,26 +136,6 @@ def _carry_options(create_speculative_config):
     return wrapped
 
 
-def select_tree_attention(engine_args) -> None:
-    """Choose our attention backend for an engine whose user left the choice to vLLM, or chose the one that ours extends.
-
-    Any other choice stands, and so does vLLM's own where ours cannot be had; drafts are chains then, and the worker says so.
-    """
-    from vllm_specflash.engine.hooks import register_tree_attention
-
-    attention = engine_args.attention_config
-    chosen = {_backend_name(choice) for choice in (engine_args.attention_backend, attention.backend)} - {None, "AUTO"}
-    if chosen <= {"TRITON_ATTN"} and not attention.backend_per_kind and register_tree_attention():
-        # vLLM takes the choice from one of the two places only.
-        engine_args.attention_config = dataclasses.replace(attention, backend=None)
-        engine_args.attention_backend = "CUSTOM"
-
-
-def _backend_name(choice) -> str | None:
-    """Of an AttentionBackendEnum, its name in any case, or nothing."""
-    return None if choice is None else getattr(choice, "name", str(choice)).upper()
-
-
 def _refuse_almost_specflash(engine_args) -> None:
     given = engine_args.speculative_config
     method, model = (given.get("method"), given.get("model")) if isinstance(given, dict) else (given, None)
@@ -181,52 +146,6 @@ def _refuse_almost_specflash(engine_args) -> None:
 def _asks_for_specflash(engine_args) -> bool:
     method, model = getattr(engine_args, "spec_method", None), getattr(engine_args, "spec_model", None)
     return names_specflash(engine_args.speculative_config) or method == METHOD or method is None and is_draft(model)
-
-
-def _merged_config(engine_args) -> dict:
-    """The dict form of whatever mixture of `speculative_config` and --spec-* was given."""
-    given = engine_args.speculative_config
-    merged = {} if given is None or isinstance(given, str) else dict(given)
-    for flag, key in (("method", "method"), ("model", "model"), ("tokens", "num_speculative_tokens")):
-        value = getattr(engine_args, f"spec_{flag}", None)
-        if value is None:
-            continue
-        if key in merged:
-            raise SpecFlashError(f"Give either --spec-{flag} or speculative_config's {key!r}, not both.")
-        merged[key] = value
-    return {"method": METHOD, **merged}
-
-
-def _worker_class(given: str) -> str:
-    """Our worker for this platform.
-
-    Raises:
-        SpecFlashError: the user asks for another worker or model runner, or the platform has none of ours.
-    """
-    from vllm import envs
-    from vllm.platforms import current_platform
-
-    from vllm_specflash.engine.speculative_config import runs_v2
-
-    on_cpu = current_platform.is_cpu()
-    if not on_cpu and not current_platform.is_cuda_alike():
-        raise SpecFlashError(
-            f"SpecFLASH does not support {current_platform.device_name} devices: serve this target without speculation."
-        )
-    v2 = runs_v2()
-    if envs.VLLM_USE_V2_MODEL_RUNNER is not None and envs.VLLM_USE_V2_MODEL_RUNNER != v2:
-        raise SpecFlashError(
-            f"SpecFLASH runs on vLLM's model runner {'V2' if v2 else 'V1'} on this machine: unset VLLM_USE_V2_MODEL_RUNNER."
-        )
-    if not on_cpu:
-        ours = "vllm_specflash.engine.v2.worker.SpecFlashGPUWorker"
-    elif v2:
-        ours = "vllm_specflash.engine.v2.cpu_worker.SpecFlashCPUWorker"
-    else:
-        ours = "vllm_specflash.engine.v1.cpu_worker.SpecFlashCPUWorker"
-    if given not in ("auto", ours):
-        raise SpecFlashError(f"SpecFLASH needs its own worker class, not {given}: leave worker_cls at 'auto'.")
-    return ours
 
 
 def _is_ours(vllm_config) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from vllm_specflash.lab.bench.document import Document
-from vllm_specflash.lab.bench.engine import Engine, EngineFailed, EngineSetup
+from vllm_specflash.lab.bench.engine import Engine, EngineFailed
+from vllm_specflash.lab.bench.engine_setup import EngineSetup
 from vllm_specflash.lab.bench.plots import draw_all
 from vllm_specflash.lab.bench.report import report
 from vllm_specflash.lab.bench.rows import rows

@@ -5,24 +5,20 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from documents import PAGES, README, commands
+from serving import started
 from tiny_models import draft_for, tiny_llama
-
-from vllm_specflash.lab.serving.server import _free_port
 
 BIN = Path(sys.executable).parent
 # Not run here, by the first words that say so, and why.
 NOT_RUN = {
     "make": "they install and build; .ci/run runs them",
-    "pip": "it installs; make pythons does",
+    "pip": "tests/nightly/test_fresh_install.py",
     "docker": "no daemon",
     ". .venv/bin/activate": "of a shell",
     "python -m vllm_specflash.cpu_setup": "tests/plugin/test_packaging.py",
@@ -125,26 +121,10 @@ def test_what_clients_see_is_measured(ground):
 
 @pytest.mark.parametrize("line", [line for line in RUN if line.startswith("vllm serve")])
 def test_a_server_starts(line, ground):
-    port = _free_port()
-    words = shlex.split(_smaller(line)) + ["--port", str(port)]
-    log = (ground / "server.log").open("w")
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
-    process = subprocess.Popen(words, cwd=ground, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 1800
-        while True:
-            assert process.poll() is None and time.monotonic() < deadline, (ground / "server.log").read_text()[-4000:]
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-                    assert answer.status == 200
-                    return
-            except OSError:
-                time.sleep(1)
-    finally:
-        # The whole session of this server and nothing else.
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+    with started(shlex.split(_smaller(line)), ground, ground / "server.log", environment):
+        pass
 
 
 def test_most_commands_are_run():

@@ -226,14 +226,12 @@ def test_model_runner_v2(text_target, monkeypatch):
 
 
 def test_other_devices(text_target, monkeypatch):
-    from vllm import platforms
+    from vllm_specflash.engine import arguments
 
     elsewhere = SimpleNamespace(is_cpu=lambda: False, is_cuda_alike=lambda: False, device_name="tpu")
-    monkeypatch.setattr(platforms, "current_platform", elsewhere)
-    from vllm_specflash.plugin import _worker_class
-
+    monkeypatch.setattr(arguments, "current_platform", elsewhere)
     with pytest.raises(SpecFlashError) as error:
-        _worker_class("auto")
+        arguments.worker_class("auto")
     assert "does not support tpu devices" in one_sentence(error)
 
 

@@ -1,13 +1,17 @@
 """A real `vllm serve` on this machine, for as long as a block lasts."""
 
+import os
+import signal
+import subprocess
+import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from vllm_specflash.lab.serving.server import Server, metric
+from vllm_specflash.lab.serving.server import Server, _free_port, metric
 
 # 25 s on two free cores; far longer where others compute on them.
 STARTUP_SECONDS = 1800
@@ -28,3 +32,30 @@ def serve(target: Path, log: Path, *arguments: str, **environment: str) -> Itera
     options = ["--served-model-name", "tiny", *arguments]
     with Server(str(target), options, log, STARTUP_SECONDS, environment) as server:
         yield server.address
+
+
+@contextmanager
+def started(command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """Address of the server that a command starts in a folder, of whatever environment it is, once it answers."""
+    port = _free_port()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
+            try:
+                with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+                    assert answer.status == 200
+                    break
+            except OSError:
+                time.sleep(1)
+        yield address
+    finally:
+        # The whole session of this server and nothing else; it may have ended by itself.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)

@@ -72,7 +72,7 @@ import torch
 from vllm_specflash.triton_kernels import _samples as samples
 from vllm_specflash.triton_kernels.best_tree import best_tree_triton
 from vllm_specflash.triton_kernels.commit_rows import commit_rows_triton
-from vllm_specflash.triton_kernels.compile_report import counting_variants
+from vllm_specflash.triton_kernels._compiling import counting_variants
 from vllm_specflash.triton_kernels.draft_attention import draft_attention_triton
 from vllm_specflash.triton_kernels.kv_compact import kv_compact_triton
 from vllm_specflash.triton_kernels.latent_compress import latent_compress_triton

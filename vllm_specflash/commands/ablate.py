@@ -33,7 +33,7 @@ def run(
     ] = [],
     dataset_features: Annotated[Path | None, typer.Option(help="The target's features over those answers.")] = None,
     row: Annotated[list[str], typer.Option(help="Train only this row; may be repeated.")] = [],
-    judged_answers: Annotated[int, typer.Option(help="Held-out answers that tau is simulated on.")] = 60,
+    judged_answers: Annotated[int, typer.Option(min=1, help="Held-out answers that tau is simulated on.")] = 60,
     table: Annotated[Path | None, typer.Option(help="Write the table of all finished rows here, as markdown.")] = None,
 ) -> None:
     with one_sentence_errors():
@@ -58,6 +58,7 @@ def run(
         command = " \\\n        ".join([COMMAND, _given(shape, loss, recipe)])
         missing = [one.name for one in rows if one.name not in {row["row"]["name"] for row in found}]
         page = markdown(found, missing, base, recipe.max_steps, recipe.batch_size, judged_answers, command)
+        table.parent.mkdir(parents=True, exist_ok=True)
         table.write_text(page, encoding="utf-8")
         typer.echo(f"written: {table} ({len(found)} of {len(rows)} rows)")
 

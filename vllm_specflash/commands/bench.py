@@ -1,13 +1,16 @@
 """specflash bench: SpecFLASH and vLLM's own methods against plain vLLM."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vllm_specflash.commands.options import with_options
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.engine.synthetic import SYNTHETIC_WARNING
 from vllm_specflash.lab.bench.console import announcer, wide_console
 from vllm_specflash.lab.bench.document import Document
@@ -42,19 +45,18 @@ def run(
             "unless --draft names one. Shows the engine's own speed on any target; the answers mean nothing."
         ),
     ] = None,
-    batch_size: Annotated[list[int], typer.Option(help="Requests at a time; may be repeated.")] = [1, 8],
-    max_minutes: Annotated[float, typer.Option(help="Measure a target no longer than this, beyond the first repeat; repeat to go on.")] = 60,
+    batch_size: Annotated[list[int], typer.Option(min=1, help="Requests at a time; may be repeated.")] = [1, 8],
+    max_minutes: Annotated[float, typer.Option(min=0, help="Measure a target no longer than this, beyond the first repeat; repeat to go on.")] = 60,
     data: Annotated[Path, typer.Option(help="Folder of jsonl files with prompts.")] = EXAMPLE_DATA,
     out: Annotated[Path, typer.Option(help="JSON file; the same command continues an unfinished one.")] = Path("bench.json"),
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
 ) -> None:
     console, began = wide_console(), time.monotonic()
     try:
+        if plots is not None and find_spec("matplotlib") is None:
+            raise SpecFlashError("--plots draws with matplotlib: pip install matplotlib, or leave it out.")
         targets = [find_target(name, draft, tuple(task)) for name in target]
-        methods = {
-            one.name: (Method(PLAIN, None), *(parse_method(text, one.draft) for text in method if text != PLAIN))
-            for one in targets
-        }
+        methods = {one.name: _compared(method, one.draft) for one in targets}
         if synthetic_acceptance is not None:
             plan = replace(plan, ignore_eos=True)
             rates = chances(synthetic_acceptance)
@@ -69,7 +71,7 @@ def run(
         for one in targets:
             with console.status("") as status:
                 announce = announcer(console, status, began)
-                sizes, seconds = tuple(batch_size), 60 * max_minutes
+                sizes, seconds = tuple(dict.fromkeys(batch_size)), 60 * max_minutes
                 benchmark = Benchmark(plan, methods[one.name], sizes, one, document, announce, data, seconds)
                 benchmark.run(out.with_suffix(".logs"))
             for part in report(document, one, plan.dtype):
@@ -86,3 +88,13 @@ def run(
 
         for path in draw_all(found, plots):
             console.print(f"drawn: {path}", highlight=False)
+
+
+def _compared(texts: Sequence[str], draft: str | None) -> tuple[Method, ...]:
+    """Plain vLLM, then the methods that the user wrote, each once. Raises SpecFlashError where two of them have one name."""
+    methods = [parse_method(text, draft) for text in dict.fromkeys(texts) if text != PLAIN]
+    names = [PLAIN, *(one.name for one in methods)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SpecFlashError(f"Two methods are called {twice!r}: figures are told apart by name, so give each its own, as in NAME={{...}}.")
+    return (Method(PLAIN, None), *methods)

@@ -18,7 +18,7 @@ def run(
     source: Annotated[Path, typer.Option(help="Their weights: a .safetensors, .bin or .pt file, or a folder of them.")],
     target: Annotated[str, typer.Option(help="Checkpoint folder or hub id of the target they belong to.")],
     out: Annotated[Path, typer.Option(help="Folder of the converted draft.")],
-    num_attention_heads: Annotated[int | None, typer.Option(help="Query heads of the source; the target's by default.")] = None,
+    num_attention_heads: Annotated[int | None, typer.Option(min=1, help="Query heads of the source; the target's by default.")] = None,
 ) -> None:
     name = target_name(target)
     with one_sentence_errors():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -11,9 +12,18 @@ from vllm_specflash.config import SpecFlashError
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Print a SpecFlashError's sentence to stderr and exit with 1."""
+    """Print the sentence of a SpecFlashError, or one about the file of an OSError, to stderr and exit with 1."""
     try:
         yield
     except SpecFlashError as error:
-        Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from None
+        _end(str(error))
+    except OSError as error:
+        # Of a file that the user named, or of a full disk; anything else of the system is a fault of ours.
+        if error.filename is None:
+            raise
+        _end(f"{error.filename} cannot be used ({error.strerror}): name another place.")
+
+
+def _end(sentence: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(sentence, style="red", markup=False, highlight=False)
+    raise typer.Exit(1) from None

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
 
 from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.report import print_acceptance, print_comparison, print_skipped
+from vllm_specflash.config import MAX_SPECULATIVE_TOKENS
+from vllm_specflash.lab.bench.option import DTYPES
 from vllm_specflash.lab.cache import cache_root
 from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.answers import Answer
@@ -25,19 +27,19 @@ def run(
     target: Annotated[str, typer.Option(help="Checkpoint folder or hub id of the target.")],
     draft: Annotated[str, typer.Option(help="Checkpoint folder or hub id of the draft.")],
     data: Annotated[list[Path], typer.Option(help="Folder of answers from `specflash data`; may be repeated.")],
-    rounds: Annotated[int | None, typer.Option(help="R, draft forwards per step; the checkpoint's by default.")] = None,
-    chain_length: Annotated[int | None, typer.Option(help="Tokens per chain; R x K by default.")] = None,
-    tree_nodes: Annotated[int | None, typer.Option(help="Draft trees of so many nodes, not chains.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Most answers to evaluate.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="R, draft forwards per step; the checkpoint's by default.")] = None,
+    chain_length: Annotated[int | None, typer.Option(min=1, help="Tokens per chain; R x K by default.")] = None,
+    tree_nodes: Annotated[int | None, typer.Option(min=1, max=MAX_SPECULATIVE_TOKENS, help="Draft trees of so many nodes, not chains.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most answers to evaluate.")] = None,
     held_out_share: Annotated[
-        float, typer.Option(help="Share of the answers that training held out; 1: all answers, where none was trained on.")
+        float, typer.Option(min=0, max=1, help="Share of the answers that training held out; 1: all answers, where none was trained on.")
     ] = 0.05,
-    max_length: Annotated[int, typer.Option(help="Longest prompt and answer together, in tokens.")] = 4096,
+    max_length: Annotated[int, typer.Option(min=2, help="Longest prompt and answer together, in tokens.")] = 4096,
     features: Annotated[
         Path | None, typer.Option(help="Where `specflash data --features` kept the target's; computed anew without.")
     ] = None,
     measured: Annotated[bool, typer.Option(help="Also serve the same prompts with vLLM, and compare.")] = False,
-    dtype: Annotated[str, typer.Option(help="vLLM's dtype where it serves.")] = "bfloat16",
+    dtype: Annotated[Literal[DTYPES], typer.Option(help="vLLM's dtype where it serves.")] = "bfloat16",
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
 ) -> None:
     keep_freed_memory()
@@ -48,12 +50,12 @@ def run(
         network = read_draft(draft, model).to(device)
         model.layers = network.config.trained_layers
         answers = greedy_held_out(model, data, held_out_share, max_length, skipped)[:limit]
+        cache = None if features is None else FeatureCache(features, model.feature_size, model.features_name)
     config = network.config
     if chain_length is not None and rounds is None:
         rounds = -(-chain_length // config.semi_ar_width)
     rounds = rounds or config.num_rounds
     chain_length = min(chain_length or rounds * config.semi_ar_width, rounds * config.semi_ar_width)
-    cache = None if features is None else FeatureCache(features, model.feature_size, model.features_name)
     usable = AnswerSet(answers, model, max_length, skipped, cache)
     shape = f"trees of {tree_nodes}" if tree_nodes else f"chains of {chain_length}"
     simulated = evaluate_draft(network, model, usable, rounds, chain_length, tree_nodes)

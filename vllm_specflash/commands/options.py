@@ -1,10 +1,10 @@
-"""Command-line options made from dataclass fields, so that a default and its description are written once."""
+"""Command-line options made from dataclass fields, so that a default, its description and its bounds are written once."""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
-from typing import Annotated, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
 import typer
 
@@ -13,7 +13,7 @@ def with_options(**groups: type) -> Callable:
     """Decorator: each keyword parameter of the command that is named here becomes its dataclass's fields as options.
 
     `@with_options(loss=LossOptions) def run(out: Path, loss): ...` has --out and one option per field of LossOptions,
-    and is called with the dataclass filled in.
+    and is called with the dataclass filled in. A field's metadata may have `help`, `min` and `max` of a number, and `choices`.
     """
 
     def decorate(command: Callable) -> Callable:
@@ -27,7 +27,9 @@ def with_options(**groups: type) -> Callable:
         for cls in groups.values():
             hints = get_type_hints(cls)
             for f in fields(cls):
-                kind = Annotated[hints[f.name], typer.Option(help=f.metadata.get("help"))]
+                said = f.metadata
+                kind = Literal[said["choices"]] if "choices" in said else hints[f.name]
+                kind = Annotated[kind, typer.Option(help=said.get("help"), min=said.get("min"), max=said.get("max"))]
                 parameters.append(
                     inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=kind)
                 )

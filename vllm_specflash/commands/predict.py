@@ -30,10 +30,10 @@ def run(
     options: PredictOptions,
     target: Annotated[str, typer.Argument(help="Demo target (scenes, sheets, smollm2), folder or hub id.")],
     prompts: Annotated[Path, typer.Option(help="jsonl of prompts like those that are served; default: the examples' chat.")] = EXAMPLE_DATA / "chat.jsonl",
-    batch_size: Annotated[list[int], typer.Option(help="Requests at a time; may be repeated.")] = [1, 8, 32],
+    batch_size: Annotated[list[int], typer.Option(min=1, help="Requests at a time; may be repeated.")] = [1, 8, 32],
     draft: Annotated[str | None, typer.Option(help="A trained draft; its own cost, and with --data its own acceptance.")] = None,
     data: Annotated[list[Path], typer.Option(help="Answers from `specflash data`, to measure --draft's acceptance on.")] = [],
-    held_out_share: Annotated[float, typer.Option(help="Share of the answers that training held out; 1: all.")] = 0.05,
+    held_out_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the answers that training held out; 1: all.")] = 0.05,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
     plot: Annotated[Path | None, typer.Option(help="SVG file for the plot.")] = None,
 ) -> None:
@@ -57,6 +57,7 @@ def run(
     for line in sentences(costs, depth):
         console.print(line, highlight=False, markup=False)
     if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
         plot.write_text(prediction_plot(costs, depth, own), encoding="utf-8")
         console.print(f"drawn: {plot}", highlight=False)
     if out is not None:

@@ -1,6 +1,5 @@
 """specflash served: what of a benchmark's speed-up reaches the clients of a server."""
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.lab.bench.console import announcer, wide_console
 from vllm_specflash.lab.bench.device import device
-from vllm_specflash.lab.bench.document import Document
+from vllm_specflash.lab.bench.document import Document, read
 from vllm_specflash.lab.bench.result import write_result
 from vllm_specflash.lab.bench.targets import find_target
 from vllm_specflash.lab.cache import cache_root
@@ -39,7 +38,7 @@ def run(
     try:
         if not benchmark.is_file():
             raise FileNotFoundError(f"There is no file {benchmark}: make it with specflash bench --out {benchmark}.")
-        settings = json.loads(benchmark.read_text(encoding="utf-8"))["settings"]
+        settings = read(benchmark)["settings"]
         one = find_target(target, draft, tuple(task))
         with console.status("") as status:
             announce = announcer(console, status, began)

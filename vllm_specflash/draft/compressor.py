@@ -123,7 +123,8 @@ def _grid(side: int) -> Tensor:
 
 def compressor_of(config) -> LatentCompressor:
     """The form that a draft's config asks for."""
-    if config.compressor != "placed":
+    # Without latents there is nothing to place.
+    if config.compressor != "placed" or not config.num_latents:
         return LatentCompressor(config.latents_per_span or 0, config.hidden_size)
     return PlacedCompressor(
         config.num_latents, config.hidden_size, config.latent_positions, config.latent_heads, config.visual_features,

@@ -37,8 +37,9 @@ class Measures:
 def choose_candidates(target_states: Tensor, lm_head: Tensor, top: int, negatives: int) -> tuple[Tensor, Tensor]:
     """Draft indices [C], and their bias [C], for the distributions at target_states [n, D].
 
-    The `top` best tokens of every distribution, and `negatives` of the others at random.
+    The `top` best tokens of every distribution, or all where there are fewer, and `negatives` of the others at random.
     """
+    top = min(top, len(lm_head))
     likely = torch.zeros(len(lm_head), dtype=torch.bool, device=lm_head.device)
     for states in target_states.to(lm_head.dtype).split(8 * CHUNK):
         likely[F.linear(states, lm_head).topk(top, dim=-1).indices.flatten()] = True

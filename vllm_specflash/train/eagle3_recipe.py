@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from vllm_specflash.train.distillation import choose_candidates, distil
 from vllm_specflash.train.eagle3 import Eagle3Draft
 from vllm_specflash.train.families import takes_images
 from vllm_specflash.train.features import FeatureCache
+from vllm_specflash.train.option import option
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.train.shape import layers_of
 from vllm_specflash.train.simulate import Acceptance, walk
@@ -27,21 +28,21 @@ from vllm_specflash.train.vocabulary import choose_vocabulary
 class Eagle3Options:
     """An EAGLE-3 draft and its training."""
 
-    layers: str = field(default="", metadata={"help": "Layers of the target that it sees; empty: as EAGLE-3 chooses them."})
-    draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens it can propose."})
-    steps_ahead: int = field(default=4, metadata={"help": "Own steps that each position is trained on."})
-    max_steps: int = field(default=1000, metadata={"help": "Optimiser steps."})
-    batch_size: int = field(default=8, metadata={"help": "Answers per step."})
-    learning_rate: float = field(default=6e-4, metadata={"help": "Peak of AdamW's learning rate; then a cosine."})
-    warmup_steps: int = field(default=50, metadata={"help": "Steps to the peak."})
-    step_decay: float = field(default=0.8, metadata={"help": "The s-th step ahead weighs this to the power s."})
-    top: int = field(default=8, metadata={"help": "As of `specflash train`."})
-    negatives: int = field(default=1024, metadata={"help": "As of `specflash train`."})
-    max_length: int = field(default=4096, metadata={"help": "Longest prompt and answer together, in tokens."})
-    held_out_share: float = field(default=0.05, metadata={"help": "Share of the answers kept for evaluation."})
-    held_out_limit: int = field(default=64, metadata={"help": "Most of them that are evaluated."})
-    save_every: int = field(default=100, metadata={"help": "Steps between the states that an interrupted run goes on from."})
-    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
+    layers: str = option("", "Layers of the target that it sees; empty: as EAGLE-3 chooses them.")
+    draft_vocab_size: int = option(8192, "Tokens it can propose.", min=1)
+    steps_ahead: int = option(4, "Own steps that each position is trained on.", min=1)
+    max_steps: int = option(1000, "Optimiser steps.", min=1)
+    batch_size: int = option(8, "Answers per step.", min=1)
+    learning_rate: float = option(6e-4, "Peak of AdamW's learning rate; then a cosine.", min=0)
+    warmup_steps: int = option(50, "Steps to the peak.", min=0)
+    step_decay: float = option(0.8, "The s-th step ahead weighs this to the power s.", min=0)
+    top: int = option(8, "As of `specflash train`.", min=1)
+    negatives: int = option(1024, "As of `specflash train`.", min=0)
+    max_length: int = option(4096, "Longest prompt and answer together, in tokens.", min=2)
+    held_out_share: float = option(0.05, "Share of the answers kept for evaluation.", min=0, max=1)
+    held_out_limit: int = option(64, "Most of them that are evaluated.", min=1)
+    save_every: int = option(100, "Steps between the states that an interrupted run goes on from.", min=1)
+    seed: int = option(0, "Seed of everything random.", min=0, max=2**32 - 1)
 
 
 def train_eagle3(target_path: str, data: list[Path], features: Path, out: Path, options: Eagle3Options) -> dict[str, Acceptance]:
@@ -50,14 +51,16 @@ def train_eagle3(target_path: str, data: list[Path], features: Path, out: Path, 
     Features are computed once and kept in `features`. Interrupted, the same command goes on from the last state it saved.
 
     Raises:
-        SpecFlashError: the target is not a text-only Llama, or there is nothing to train on.
+        SpecFlashError: the target is not a text-only Llama, the warm-up is longer than the training, or there is nothing to train on.
     """
+    if options.warmup_steps > options.max_steps:
+        raise SpecFlashError(f"--warmup-steps {options.warmup_steps} are more than --max-steps {options.max_steps}: lower the former.")
     target = Target(target_path)
     if takes_images(target.config) or target.config.model_type != "llama":
         raise SpecFlashError(f"An EAGLE-3 peer is made for text-only Llama targets, and {target.name} is another kind.")
     depth = target.text_config.num_hidden_layers
     # vLLM's own choice where a checkpoint names none.
-    target.layers = layers_of(options.layers, depth) or [2, depth // 2, depth - 3]
+    target.layers = layers_of(options.layers, depth, "--layers") or [2, depth // 2, depth - 3]
     skipped: Counter = Counter()
     answers = load_answers([AnswerFolder(folder) for folder in data], target, options.max_length, skipped)
     parts = [[a for a in answers if is_held_out(a.prompt.id, options.held_out_share) == held] for held in (False, True)]

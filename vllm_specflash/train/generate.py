@@ -3,7 +3,7 @@
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from vllm_specflash.train.capture import EXTENSION, read_captured
 from vllm_specflash.train.families import Family, family_of, takes_images
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.images import read_image, video_url
+from vllm_specflash.train.option import option
 from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.self_prompts import SelfPromptOptions, SelfPrompts
 from vllm_specflash.train.skipped import Unusable, skip
@@ -28,13 +29,13 @@ from vllm_specflash.train.target import Sample, target_config, target_name
 class GenerationOptions:
     """How answers are generated."""
 
-    max_tokens: int = field(default=160, metadata={"help": "Longest answer, in tokens."})
-    temperature: float = field(default=0.7, metadata={"help": "Temperature of the sampled share of the answers."})
-    sampled_share: float = field(default=0.2, metadata={"help": "Share of prompts answered by sampling, not greedily."})
-    batch: int = field(default=128, metadata={"help": "Prompts per shard; what an interruption can lose."})
-    max_model_len: int = field(default=2048, metadata={"help": "Longest prompt and answer together, in tokens."})
-    max_images: int = field(default=8, metadata={"help": "Most images in one prompt."})
-    max_videos: int = field(default=1, metadata={"help": "Most videos in one prompt."})
+    max_tokens: int = option(160, "Longest answer, in tokens.", min=1)
+    temperature: float = option(0.7, "Temperature of the sampled share of the answers.", min=0)
+    sampled_share: float = option(0.2, "Share of prompts answered by sampling, not greedily.", min=0, max=1)
+    batch: int = option(128, "Prompts per shard; what an interruption can lose.", min=1)
+    max_model_len: int = option(2048, "Longest prompt and answer together, in tokens.", min=2)
+    max_images: int = option(8, "Most images in one prompt.", min=0)
+    max_videos: int = option(1, "Most videos in one prompt.", min=0)
 
     def temperature_of(self, prompt: Prompt) -> float:
         """Decided by the prompt's id alone, so that a resumed run takes the same decisions."""

@@ -1,6 +1,6 @@
 """Losses of the paper, per offset: SmoothL1 on the hidden state, cross-entropy against the target's distribution."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,24 +9,23 @@ from torch import Tensor
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.train.batch import Batch
 from vllm_specflash.train.distillation import Measures, agreement, choose_candidates, distil
+from vllm_specflash.train.option import option
 
 
 @dataclass(frozen=True)
 class LossOptions:
     """Weights of the losses and noise on the inputs."""
 
-    smooth_l1: float = field(default=1.0, metadata={"help": "Weight of SmoothL1 on the hidden states."})
-    cross_entropy: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy (the paper: 0.1)."})
-    total_variation: float = field(default=0.0, metadata={"help": "Weight of the share of sampled tokens rejected."})
-    acceptance: float = field(default=0.0, metadata={"help": "Weight of the negative logarithm of the share accepted."})
-    target_temperature: float = field(default=1.0, metadata={"help": "Of the target's distributions; below 1: greedier."})
-    offset_decay: float = field(default=0.8, metadata={"help": "Offset i weighs this to the power i - 1."})
-    top: int = field(default=8, metadata={"help": "Best tokens of each target distribution that the softmax is over."})
-    negatives: int = field(default=1024, metadata={"help": "Random other tokens in the softmax; 0: all tokens."})
-    on_policy: float = field(
-        default=0.0, metadata={"help": "Extra weight where the draft's own steps would begin: after what it got wrong."}
-    )
-    noise: float = field(default=0.2, metadata={"help": "Input noise is uniform of width noise * 512 / length."})
+    smooth_l1: float = option(1.0, "Weight of SmoothL1 on the hidden states.", min=0)
+    cross_entropy: float = option(1.0, "Weight of the cross-entropy (the paper: 0.1).", min=0)
+    total_variation: float = option(0.0, "Weight of the share of sampled tokens rejected.", min=0)
+    acceptance: float = option(0.0, "Weight of the negative logarithm of the share accepted.", min=0)
+    target_temperature: float = option(1.0, "Of the target's distributions; below 1: greedier.", min=0.01)
+    offset_decay: float = option(0.8, "Offset i weighs this to the power i - 1.", min=0)
+    top: int = option(8, "Best tokens of each target distribution that the softmax is over.", min=1)
+    negatives: int = option(1024, "Random other tokens in the softmax; 0: all tokens.", min=0)
+    on_policy: float = option(0.0, "Extra weight where the draft's own steps begin: after what it got wrong.", min=0)
+    noise: float = option(0.2, "Input noise is uniform of width noise * 512 / length.", min=0)
 
     @property
     def measures(self) -> Measures:

@@ -42,5 +42,6 @@ def provenance(**facts) -> dict:
 
 
 def write_provenance(path: Path, **facts) -> None:
-    """Write `provenance(**facts)` as JSON."""
+    """Write `provenance(**facts)` as JSON, its folder too where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(provenance(**facts), indent=2, default=str) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """From folders of answers to a draft checkpoint: what `specflash train` does, step by step."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
 from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
+from vllm_specflash.train.option import option
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.train.shape import DraftOptions, new_draft, read_draft, with_selector, with_vocabulary
 from vllm_specflash.train.simulate import Acceptance
@@ -23,34 +24,35 @@ from vllm_specflash.train.target import Target
 from vllm_specflash.train.trainer import SpecFlashTrainer, StopFile, TeacherForcing
 from vllm_specflash.train.vocabulary import choose_vocabulary
 
+# Those of transformers' schedules that need no settings of their own.
+SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
+
 
 @dataclass(frozen=True)
 class RecipeOptions:
     """How long, how fast, and on what."""
 
-    epochs: float = field(default=4.0, metadata={"help": "Passes over the answers."})
-    max_steps: int = field(default=0, metadata={"help": "Optimiser steps in place of epochs; 0: epochs."})
-    batch_size: int = field(default=8, metadata={"help": "Answers per device and forward, bucketed by length."})
-    accumulation: int = field(default=1, metadata={"help": "Forwards per optimiser step."})
-    learning_rate: float = field(default=6e-4, metadata={"help": "Peak of AdamW's learning rate."})
-    schedule: str = field(default="cosine", metadata={"help": "transformers' name of the schedule after warm-up."})
-    warmup_steps: int = field(default=100, metadata={"help": "Steps to the peak."})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are scaled down to this norm."})
-    max_length: int = field(default=4096, metadata={"help": "Longest prompt and answer together, in tokens."})
-    held_out_share: float = field(default=0.05, metadata={"help": "Share of the answers kept for evaluation."})
-    held_out_limit: int = field(default=64, metadata={"help": "Most held-out answers evaluated during training."})
-    evaluate_every: int = field(default=250, metadata={"help": "Steps between evaluations and checkpoints."})
-    log_every: int = field(default=25, metadata={"help": "Steps that each logged loss is the mean of."})
-    features: Path | None = field(default=None, metadata={"help": "Keep the target's features here, on disk."})
-    tensorboard: bool = field(default=False, metadata={"help": "Log for TensorBoard into <out>/checkpoints/runs."})
-    start_from: Path | None = field(default=None, metadata={"help": "Draft to continue from; its shape is kept."})
-    start_vocab_size: int = field(default=0, metadata={"help": "With --start-from: first choose its vocabulary anew; 0: keep it."})
-    start_selector_width: int = field(
-        default=0, metadata={"help": "With --start-from: give it a selector of that width; 0: keep what it has."}
-    )
-    bf16: bool = field(default=True, metadata={"help": "Matrix products in bfloat16, parameters in float32."})
-    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
+    epochs: float = option(4.0, "Passes over the answers.", min=0)
+    max_steps: int = option(0, "Optimiser steps in place of epochs; 0: epochs.", min=0)
+    batch_size: int = option(8, "Answers per device and forward, bucketed by length.", min=1)
+    accumulation: int = option(1, "Forwards per optimiser step.", min=1)
+    learning_rate: float = option(6e-4, "Peak of AdamW's learning rate.", min=0)
+    schedule: str = option("cosine", "transformers' name of the schedule after warm-up.", choices=SCHEDULES)
+    warmup_steps: int = option(100, "Steps to the peak.", min=0)
+    weight_decay: float = option(0.01, "AdamW's weight decay.", min=0)
+    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.", min=0)
+    max_length: int = option(4096, "Longest prompt and answer together, in tokens.", min=2)
+    held_out_share: float = option(0.05, "Share of the answers kept for evaluation.", min=0, max=1)
+    held_out_limit: int = option(64, "Most held-out answers evaluated during training.", min=1)
+    evaluate_every: int = option(250, "Steps between evaluations and checkpoints.", min=1)
+    log_every: int = option(25, "Steps that each logged loss is the mean of.", min=1)
+    features: Path | None = option(None, "Keep the target's features here, on disk.")
+    tensorboard: bool = option(False, "Log for TensorBoard into <out>/checkpoints/runs.")
+    start_from: Path | None = option(None, "Draft to continue from; its shape is kept.")
+    start_vocab_size: int = option(0, "With --start-from: first choose its vocabulary anew; 0: keep it.", min=0)
+    start_selector_width: int = option(0, "With --start-from: give it a selector so wide; 0: keep what it has.", min=0)
+    bf16: bool = option(True, "Matrix products in bfloat16, parameters in float32.")
+    seed: int = option(0, "Seed of everything random.", min=0, max=2**32 - 1)
 
 
 def train_draft(

@@ -8,12 +8,13 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.train.families import Family
 from vllm_specflash.train.images import read_image
+from vllm_specflash.train.option import option
 from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.skipped import Unusable, skip
 
@@ -32,9 +33,9 @@ FRUITLESS = 8
 class SelfPromptOptions:
     """Prompts of the target's own making."""
 
-    self_prompts: int = field(default=0, metadata={"help": "Prompts that the target writes itself; 0: none."})
-    self_temperature: float = field(default=0.9, metadata={"help": "Temperature at which it writes them."})
-    self_max_tokens: int = field(default=200, metadata={"help": "Longest of them, in tokens; longer ones are left out."})
+    self_prompts: int = option(0, "Prompts that the target writes itself; 0: none.", min=0)
+    self_temperature: float = option(0.9, "Temperature at which it writes them.", min=0)
+    self_max_tokens: int = option(200, "Longest of them, in tokens; longer ones are left out.", min=1)
 
 
 def cut_template(render, images: int = 0) -> tuple[str, str]:

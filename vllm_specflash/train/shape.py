@@ -1,6 +1,6 @@
 """The shape of a new draft, taken from its target and from the answers; and of one that starts from another."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,7 +8,10 @@ from torch import Tensor
 
 from vllm_specflash.config import SpecFlashError, first_sentence
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.draft.compressor import FEATURES, FORMS
+from vllm_specflash.draft.config import VARIANTS
 from vllm_specflash.train.answers import Answer
+from vllm_specflash.train.option import option
 from vllm_specflash.train.target import Target
 from vllm_specflash.train.vocabulary import choose_vocabulary
 
@@ -17,61 +20,68 @@ from vllm_specflash.train.vocabulary import choose_vocabulary
 class DraftOptions:
     """Shape of the draft."""
 
-    semi_ar_width: int = field(default=5, metadata={"help": "K, tokens per draft forward."})
-    num_rounds: int = field(default=1, metadata={"help": "R, draft forwards per step that the checkpoint asks for."})
-    num_latents: int = field(default=16, metadata={"help": "M, rows that a visual span is pooled into; 0: none."})
-    compressor: str = field(default="paper", metadata={"help": "How they are pooled: paper, placed (knows places), or none: kept as they are."})
-    visual_features: str = field(
-        default="states", metadata={"help": "Of placed: pool the last states, the projector's outputs (embeddings), or both."}
+    semi_ar_width: int = option(5, "K, tokens per draft forward.", min=1)
+    num_rounds: int = option(1, "R, draft forwards per step that the checkpoint asks for.", min=1)
+    num_latents: int = option(16, "M, rows that a visual span is pooled into; 0: none.", min=0)
+    compressor: str = option("paper", "How they are pooled: paper, placed (knows places), or none: kept as they are.", choices=FORMS)
+    visual_features: str = option(
+        "states", "Of placed: pool the last states, the projector's outputs (embeddings), or both.", choices=FEATURES
     )
-    latent_positions: int = field(default=64, metadata={"help": "Of placed: bins along a span; best its usual length."})
-    latent_heads: int = field(default=1, metadata={"help": "Of placed: queries per latent."})
-    head_expansion: int = field(default=4, metadata={"help": "Width of the head's hidden layer, in hidden sizes."})
-    draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens the draft can propose; 0: all."})
-    transition_rank: int = field(default=64, metadata={"help": "Rank of the correction between positions; 0: none."})
-    selector_width: int = field(default=0, metadata={"help": "Hidden units of its part that sees the states; 0: none."})
-    target_layers: str = field(
-        default="", metadata={"help": "Layers of the target, by commas, whose inputs the draft sees too; empty: none."}
-    )
-    variant: str = field(default="residual", metadata={"help": "residual or plain."})
+    latent_positions: int = option(64, "Of placed: bins along a span; best its usual length.", min=1)
+    latent_heads: int = option(1, "Of placed: queries per latent.", min=1)
+    head_expansion: int = option(4, "Width of the head's hidden layer, in hidden sizes.", min=1)
+    draft_vocab_size: int = option(8192, "Tokens the draft can propose; 0: all.", min=0)
+    transition_rank: int = option(64, "Rank of the correction between positions; 0: none.", min=0)
+    selector_width: int = option(0, "Hidden units of its part that sees the states; 0: none.", min=0)
+    target_layers: str = option("", "Layers of the target, by commas, whose inputs the draft sees too; empty: none.")
+    variant: str = option("residual", "residual or plain.", choices=VARIANTS)
 
 
-def layers_of(text: str, num_layers: int) -> list[int] | None:
-    """Numbers of layers out of "2, 15"; None for none. Raises SpecFlashError for what is no layer's number."""
+def layers_of(text: str, num_layers: int, option: str = "--target-layers") -> list[int] | None:
+    """Numbers of layers out of the "2, 15" that an option was given; None for none. Raises SpecFlashError for what is no layer's number."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not all(word.isdecimal() and int(word) < num_layers for word in words):
-        raise SpecFlashError(f"--target-layers takes numbers from 0 to {num_layers - 1}, by commas, not {text!r}.")
+        raise SpecFlashError(f"{option} takes numbers from 0 to {num_layers - 1}, by commas, not {text!r}.")
     return [int(word) for word in words] or None
 
 
 def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> tuple[SpecFlashDraft, float]:
-    """An untrained draft for a target, its vocabulary taken from the answers; and the vocabulary's coverage of them."""
+    """An untrained draft for a target, its vocabulary taken from the answers; and the vocabulary's coverage of them.
+
+    Raises:
+        SpecFlashError: options that contradict each other.
+    """
+    if options.visual_features != "states" and options.compressor != "placed":
+        raise SpecFlashError("--visual-features says what --compressor placed pools: give both, or leave it out.")
     text, vocab = target.text_config, target.lm_head.shape[0]
     d2t, coverage = None, 1.0
     if options.draft_vocab_size and options.draft_vocab_size < vocab:
         d2t, coverage = choose_vocabulary((answer.token_ids for answer in answers), options.draft_vocab_size)
-    config = SpecFlashConfig(
-        hidden_size=text.hidden_size,
-        num_attention_heads=text.num_attention_heads,
-        num_key_value_heads=text.num_key_value_heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        rms_norm_eps=text.rms_norm_eps,
-        semi_ar_width=options.semi_ar_width,
-        num_rounds=options.num_rounds,
-        num_latents=options.num_latents,
-        compressor=options.compressor,
-        visual_features=options.visual_features,
-        latent_positions=options.latent_positions,
-        latent_heads=options.latent_heads,
-        head_expansion=options.head_expansion,
-        draft_vocab_size=None if d2t is None else len(d2t),
-        transition_rank=options.transition_rank,
-        selector_width=options.selector_width,
-        target_layers=layers_of(options.target_layers, text.num_hidden_layers),
-        variant=options.variant,
-        target_name=target.name,
-        target_vocab_size=vocab,
-    )
+    try:
+        config = SpecFlashConfig(
+            hidden_size=text.hidden_size,
+            num_attention_heads=text.num_attention_heads,
+            num_key_value_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            rms_norm_eps=text.rms_norm_eps,
+            semi_ar_width=options.semi_ar_width,
+            num_rounds=options.num_rounds,
+            num_latents=options.num_latents,
+            compressor=options.compressor,
+            visual_features=options.visual_features,
+            latent_positions=options.latent_positions,
+            latent_heads=options.latent_heads,
+            head_expansion=options.head_expansion,
+            draft_vocab_size=None if d2t is None else len(d2t),
+            transition_rank=options.transition_rank,
+            selector_width=options.selector_width,
+            target_layers=layers_of(options.target_layers, text.num_hidden_layers),
+            variant=options.variant,
+            target_name=target.name,
+            target_vocab_size=vocab,
+        )
+    except ValueError as error:
+        raise SpecFlashError(str(error)) from error
     draft = SpecFlashDraft(config)
     if d2t is not None:
         draft.d2t.copy_(d2t)
@@ -107,7 +117,13 @@ def read_draft(path: str | Path, target: Target) -> SpecFlashDraft:
 
 
 def with_selector(draft: SpecFlashDraft, width: int) -> SpecFlashDraft:
-    """The same draft with an untrained selector of that width, which changes nothing yet."""
+    """The same draft with an untrained selector of that width, which changes nothing yet.
+
+    Raises:
+        SpecFlashError: the draft has no transition for it to be a part of.
+    """
+    if not draft.config.transition_rank:
+        raise SpecFlashError("--start-selector-width needs a draft with a transition: the one that --start-from names has none.")
     wider = SpecFlashDraft(draft.config.__class__.from_dict({**draft.config.to_dict(), "selector_width": width}))
     wider.to(draft.dtype).load_state_dict(draft.state_dict(), strict=False)
     # Tokens' vectors have grown in training: the selector is to see them at the size that its initialisation is made for.

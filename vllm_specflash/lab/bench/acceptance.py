@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from vllm_specflash.config import METHOD
-from vllm_specflash.lab.bench.engine import Engine, EngineSetup
+from vllm_specflash.lab.bench.engine import Engine
+from vllm_specflash.lab.bench.engine_setup import EngineSetup
 from vllm_specflash.train.answers import Answer
 from vllm_specflash.train.simulate import Acceptance
 

@@ -31,11 +31,11 @@ from vllm_specflash.train.prompts import Prompt
 class DemoOptions:
     """How long the demo takes."""
 
-    prompts: int = option(5, "Prompts per task.")
-    repeats: int = option(2, "Passes of plain vLLM and of SpecFLASH, in turns.")
-    max_tokens: int = option(112, "Cut answers here.")
-    shown: int = option(2, "Answers shown per task.")
-    max_seconds: float = option(75, "Begin no further repeat after measuring a target this long.")
+    prompts: int = option(5, "Prompts per task.", min=1)
+    repeats: int = option(2, "Passes of plain vLLM and of SpecFLASH, in turns.", min=1)
+    max_tokens: int = option(112, "Cut answers here.", min=1)
+    shown: int = option(2, "Answers shown per task.", min=0)
+    max_seconds: float = option(75, "Begin no further repeat after measuring a target this long.", min=0)
 
 
 def run_demo(

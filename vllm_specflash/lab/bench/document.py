@@ -5,13 +5,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.lab.bench.device import device
-from vllm_specflash.lab.bench.engine import EngineFacts
+from vllm_specflash.lab.bench.engine_setup import EngineFacts
 from vllm_specflash.lab.bench.records import Output, Pass
 from vllm_specflash.lab.bench.result import shortened, write_result
 from vllm_specflash.train.provenance import provenance
 
 SCHEMA = 1
+
+
+def read(path: Path) -> dict:
+    """What a benchmark's file says. Raises SpecFlashError for a file that is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        data = None
+    if not isinstance(data, dict) or not {"schema", "settings", "passes"} <= data.keys():
+        raise SpecFlashError(f"{path} is no file of specflash bench: name one that it wrote, or another place.")
+    return data
 
 
 class Document:
@@ -26,13 +38,13 @@ class Document:
         """Open `path` if it is there, else begin anew; None keeps everything in memory.
 
         Raises:
-            ValueError: the file was made with other settings.
+            ValueError: the file was made with other settings, or is no benchmark's.
         """
         self.path = path
         # As it will be read back: tuples become lists.
         settings = json.loads(shortened(json.dumps(settings)))
         if path is not None and path.is_file():
-            self.data = json.loads(path.read_text(encoding="utf-8"))
+            self.data = read(path)
             if self.data["settings"] != settings or self.data["schema"] != SCHEMA:
                 raise ValueError(f"{path} was made with other settings: name another file, or delete it to begin anew.")
             return

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_specflash.lab.bench.engine import EngineFacts
+from vllm_specflash.lab.bench.engine_setup import EngineFacts
 
 MIB = 2**20
 

@@ -17,6 +17,9 @@ def mixed_prompts(count: int, tasks: tuple[str, ...], data: Path = EXAMPLE_DATA)
     """Up to `count` prompts of the tasks in turns; fewer if drawing pictures is not possible here.
 
     Pictures are drawn with the emoji font of pictograms.py, from the split that nothing was trained on.
+
+    Raises:
+        FileNotFoundError: none of the tasks has any; names those that have.
     """
     shipped = load_tasks(data)
     found = _in_turns([shipped.get(task, []) for task in tasks])
@@ -26,6 +29,8 @@ def mixed_prompts(count: int, tasks: tuple[str, ...], data: Path = EXAMPLE_DATA)
 
         drawn = load_tasks(write_prompts(cache_root() / "held-out", missing, SEED, split="heldout"))
         found += _in_turns([drawn.get(task, []) for task in tasks])
+    if not found:
+        raise FileNotFoundError(f"{data} has no prompts for {', '.join(tasks)}: its tasks are {', '.join(sorted(shipped))}.")
     return found[:count]
 
 

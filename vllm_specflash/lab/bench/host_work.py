@@ -26,7 +26,7 @@ from vllm_specflash.lab.bench.random_draft import default_draft
 from vllm_specflash.lab.bench.stand_in import SMALL, DecodeStep
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.triton_kernels import _triton
-from vllm_specflash.triton_kernels.compile_report import compiling_for
+from vllm_specflash.triton_kernels._compiling import compiling_for
 
 ARCH = 90
 

@@ -8,7 +8,7 @@ from vllm_specflash.config import METHOD
 from vllm_specflash.lab.bench.console import Announce
 from vllm_specflash.lab.bench.identity import Agreement, compare
 from vllm_specflash.lab.bench.method import PLAIN, Method, parse_method
-from vllm_specflash.lab.bench.option import option
+from vllm_specflash.lab.bench.option import DTYPES, option
 from vllm_specflash.lab.bench.schedule import Plan, close_engines, start_engines
 from vllm_specflash.lab.bench.targets import Target
 from vllm_specflash.train.prompts import Prompt
@@ -18,12 +18,12 @@ from vllm_specflash.train.prompts import Prompt
 class IdentityOptions:
     """How answers are compared."""
 
-    prompts: int = option(200, "Prompts, all tasks in turns.")
-    max_tokens: int = option(96, "Cut answers here.")
-    max_num_seqs: int = option(16, "Requests that run together, joining and leaving.")
-    dtype: str = option("float32", "Rounding of bfloat16 makes plain vLLM differ from itself.")
+    prompts: int = option(200, "Prompts, all tasks in turns.", min=1)
+    max_tokens: int = option(96, "Cut answers here.", min=1)
+    max_num_seqs: int = option(16, "Requests that run together, joining and leaving.", min=1)
+    dtype: str = option("float32", "Rounding of bfloat16 makes plain vLLM differ from itself.", choices=DTYPES)
     enforce_eager: bool = option(False, "Without compilation: starts sooner.")
-    kv_cache_gib: float = option(1.0, "KV budget of both engines.")
+    kv_cache_gib: float = option(1.0, "KV budget of both engines.", min=0.001)
     method: str = option(METHOD, "specflash, or specflash={...}: a speculative_config as JSON.")
     engine_args: str = option("{}", "More of vLLM's engine arguments, for both, as JSON.")
 

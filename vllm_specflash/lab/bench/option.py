@@ -1,8 +1,8 @@
-"""Fields of dataclasses that become options of the command line (commands/options.py)."""
+"""Options of the commands that measure, made as those of training are."""
 
-from dataclasses import field
+from vllm_specflash.train.option import option
 
+__all__ = ["DTYPES", "option"]
 
-def option(default, help: str):
-    """A field with that default, described by `help`."""
-    return field(default=default, metadata={"help": help})
+# Of targets, as vLLM calls them.
+DTYPES = ("bfloat16", "float16", "float32")

@@ -4,10 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
 from vllm_specflash.train.shape import DraftOptions
+from vllm_specflash.train.target import target_config
 
 SEED = 0
 
@@ -28,7 +28,7 @@ def random_draft(target: str, folder: Path) -> Path:
     """
     if (folder / "config.json").is_file():
         return folder
-    text = AutoConfig.from_pretrained(target).get_text_config()
+    text = target_config(target).get_text_config()
     heads = text.num_attention_heads
     config = default_draft(
         {

@@ -7,11 +7,13 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.lab.bench.console import Announce
 from vllm_specflash.lab.bench.document import Document
-from vllm_specflash.lab.bench.engine import Engine, EngineSetup
+from vllm_specflash.lab.bench.engine import Engine
+from vllm_specflash.lab.bench.engine_setup import EngineSetup
 from vllm_specflash.lab.bench.method import PLAIN, Method
-from vllm_specflash.lab.bench.option import option
+from vllm_specflash.lab.bench.option import DTYPES, option
 from vllm_specflash.lab.bench.prompts import load_task
 from vllm_specflash.lab.bench.targets import Target
 from vllm_specflash.train.prompts import Prompt
@@ -25,13 +27,13 @@ CANDIDATES = 4
 class Plan:
     """What is the same for all targets and methods."""
 
-    repeats: int = option(5, "Passes of every method, interleaved.")
-    prompts: int = option(8, "Prompts per task; as many as the largest batch are used at least.")
-    min_tokens: int = option(64, "Pass over prompts whose plain answer is shorter; nothing is made to go on.")
-    max_tokens: int = option(128, "Cut answers here.")
-    dtype: str = option("bfloat16", "Of the targets: bfloat16, float16 or float32.")
-    max_model_len: int = option(2048, "Of the engines.")
-    kv_cache_gib: float = option(1.0, "KV budget of every engine.")
+    repeats: int = option(5, "Passes of every method, interleaved.", min=1)
+    prompts: int = option(8, "Prompts per task; as many as the largest batch are used at least.", min=1)
+    min_tokens: int = option(64, "Pass over prompts whose plain answer is shorter; nothing is made to go on.", min=1)
+    max_tokens: int = option(128, "Cut answers here.", min=1)
+    dtype: str = option("bfloat16", "Of the targets: bfloat16, float16 or float32.", choices=DTYPES)
+    max_model_len: int = option(2048, "Of the engines.", min=2)
+    kv_cache_gib: float = option(1.0, "KV budget of every engine.", min=0.001)
     enforce_eager: bool = option(False, "Without compilation: for trying things out, never for figures.")
     ignore_eos: bool = option(False, "Go on to --max-tokens whatever an answer says: for targets that say nothing.")
     engine_args: str = option("{}", "More of vLLM's engine arguments, for every engine, as JSON.")
@@ -46,7 +48,7 @@ class Plan:
             kv_cache_gib=self.kv_cache_gib,
             enforce_eager=self.enforce_eager,
             ignore_eos=self.ignore_eos,
-            extra=json.loads(self.engine_args),
+            extra=_object(self.engine_args),
         )
 
 
@@ -126,9 +128,17 @@ class Benchmark:
         ]
 
     def run(self, logs: Path) -> None:
-        """Everything that is missing, as far as the time allows."""
+        """Everything that is missing, as far as the time allows.
+
+        Raises:
+            FileNotFoundError: a task has no prompts.
+            EngineFailed: an engine did not start or died.
+        """
         if not self.missing():
             return
+        # A task without prompts is said before minutes are spent on engines.
+        for task in self.target.tasks:
+            load_task(task, self.data)
         setups = {f"{self.target.name}/{m.name}": self.plan.setup(self.target, m, max(self.batch_sizes)) for m in self.methods}
         engines = start_engines(setups, logs, self.announce)
         try:
@@ -197,3 +207,14 @@ def choose_prompts(candidates: Sequence[Prompt], plain: Engine, wanted: int, min
 
 def _rotated(methods: tuple[Method, ...], by: int) -> tuple[Method, ...]:
     return methods[by % len(methods) :] + methods[: by % len(methods)]
+
+
+def _object(text: str) -> dict:
+    """A JSON object. Raises SpecFlashError for anything else."""
+    try:
+        given = json.loads(text)
+    except json.JSONDecodeError:
+        given = None
+    if not isinstance(given, dict):
+        raise SpecFlashError(f'--engine-args is {text!r}: give a JSON object, as in {{"max_num_seqs": 4}}.')
+    return given

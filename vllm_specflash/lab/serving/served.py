@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 from vllm_specflash.config import METHOD
 from vllm_specflash.lab.bench.console import Announce
 from vllm_specflash.lab.bench.document import Document
-from vllm_specflash.lab.bench.engine import GIB
+from vllm_specflash.lab.bench.engine_setup import GIB
 from vllm_specflash.lab.bench.identity import first_difference
 from vllm_specflash.lab.bench.method import PLAIN, Method, parse_method
 from vllm_specflash.lab.bench.option import option
@@ -36,8 +36,8 @@ QUIET_SECONDS = 2.0
 class ServedOptions:
     """How many ask, and how often."""
 
-    clients: int = option(8, "Clients at a time; compared with the benchmark's figures at this batch size.")
-    repeats: int = option(3, "Passes of plain vLLM and of SpecFLASH, in turns.")
+    clients: int = option(8, "Clients at a time; compared with the benchmark's figures at this batch size.", min=1)
+    repeats: int = option(3, "Passes of plain vLLM and of SpecFLASH, in turns.", min=1)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vllm_specflash.config import SIZINGS
 from vllm_specflash.lab.bench.console import Announce
-from vllm_specflash.lab.bench.engine import Engine, EngineSetup
+from vllm_specflash.lab.bench.engine import Engine
+from vllm_specflash.lab.bench.engine_setup import EngineSetup
 from vllm_specflash.lab.bench.identity import compare
-from vllm_specflash.lab.bench.option import option
+from vllm_specflash.lab.bench.option import DTYPES, option
 from vllm_specflash.lab.bench.records import Output
 from vllm_specflash.lab.bench.targets import Target
 from vllm_specflash.lab.serving.clients import TIMEOUT_SECONDS, Outcome, run_clients
@@ -35,20 +37,20 @@ DRAFT_FAILURE = "SpecFLASH could not draft"
 class SoakOptions:
     """How hard and how long."""
 
-    minutes: float = option(10.0, "How long clients begin new requests.")
-    clients: int = option(16, "Clients at a time, each with one request.")
-    hostile: int = option(0, "Clients beside those that send malformed requests, one after the other.")
-    prompts: int = option(60, "Different prompts, all tasks in turns.")
-    max_tokens: int = option(96, "Cut answers here.")
-    abort_share: float = option(0.2, "Share of requests whose client hangs up before the end.")
-    greedy_share: float = option(0.5, "Share of greedy requests; the others are sampled, half of those with a seed.")
-    kv_cache_mib: int = option(96, "KV budget of the server: small, so that requests are preempted.")
-    max_model_len: int = option(1024, "Of the server.")
-    dtype: str = option("float32", "In bfloat16 plain vLLM differs from itself.")
+    minutes: float = option(10.0, "How long clients begin new requests.", min=0.01)
+    clients: int = option(16, "Clients at a time, each with one request.", min=1)
+    hostile: int = option(0, "Clients beside those that send malformed requests, one after the other.", min=0)
+    prompts: int = option(60, "Different prompts, all tasks in turns.", min=1)
+    max_tokens: int = option(96, "Cut answers here.", min=1)
+    abort_share: float = option(0.2, "Share of requests whose client hangs up before the end.", min=0, max=1)
+    greedy_share: float = option(0.5, "Share of greedy requests; of the others half have a seed.", min=0, max=1)
+    kv_cache_mib: int = option(96, "KV budget of the server: small, so that requests are preempted.", min=1)
+    max_model_len: int = option(1024, "Of the server.", min=2)
+    dtype: str = option("float32", "In bfloat16 plain vLLM differs from itself.", choices=DTYPES)
     enforce_eager: bool = option(False, "Without compilation: starts sooner.")
-    sizing: str = option("auto", "SpecFLASH's sizing: auto, or longest to draft whatever it costs here.")
+    sizing: str = option("auto", "SpecFLASH's sizing; longest: draft whatever it costs here.", choices=SIZINGS)
     plain: bool = option(False, "Without SpecFLASH: tells what vLLM itself does under this load.")
-    settle_minutes: float = option(2.0, "Memory growth is judged after this.")
+    settle_minutes: float = option(2.0, "Memory growth is judged after this.", min=0)
     seed: int = option(0, "Of the clients' choices.")
 
 

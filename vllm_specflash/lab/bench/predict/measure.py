@@ -11,8 +11,9 @@ import torch
 
 from vllm_specflash.config import METHOD
 from vllm_specflash.lab.bench.console import Announce
-from vllm_specflash.lab.bench.engine import Engine, EngineSetup
-from vllm_specflash.lab.bench.option import option
+from vllm_specflash.lab.bench.engine import Engine
+from vllm_specflash.lab.bench.engine_setup import EngineSetup
+from vllm_specflash.lab.bench.option import DTYPES, option
 from vllm_specflash.lab.bench.predict.model import Costs
 from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.shape import DraftOptions, new_draft
@@ -23,10 +24,10 @@ from vllm_specflash.train.target import target_config, target_name
 class PredictOptions:
     """How it is measured."""
 
-    max_tokens: int = option(48, "Answers' length while steps are timed.")
-    dtype: str = option("bfloat16", "Of the target.")
-    max_model_len: int = option(2048, "Of the engines.")
-    kv_cache_gib: float = option(1.0, "KV budget of the engines.")
+    max_tokens: int = option(48, "Answers' length while steps are timed.", min=2)
+    dtype: str = option("bfloat16", "Of the target.", choices=DTYPES)
+    max_model_len: int = option(2048, "Of the engines.", min=2)
+    kv_cache_gib: float = option(1.0, "KV budget of the engines.", min=0.001)
     enforce_eager: bool = option(False, "Without compilation: for trying it out, never for figures.")
 
 
