@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 MARKED = re.compile(r"<!-- figure: (?P<words>[^>]+?) -->(?P<shown>.*?)<!-- / -->", re.DOTALL)
 # What the tables of README say beside a task's name.
-SEES = {"scenes": ", 64 visual tokens", "clips": ", up to 512 visual tokens", "chat": ""}
+SEES = {
+    "scenes": ", 64 visual tokens", "clips": ", up to 512 visual tokens", "sheets": ", 128 or 192 visual tokens",
+    "chat": ", prompts like the training's", "everyday": ", chat of another make",
+}  # fmt: skip
 MIB = 2**20
 
 
@@ -177,6 +180,15 @@ def sight_gain(file: str, name: str, over: str) -> str:
     return f"{float(sight(file, name)) / float(sight(file, over)) - 1:+.0%}"
 
 
+def visual_context(tokens: str, what: str, form: str = "") -> str:
+    """With so many visual tokens in the prompt: milliseconds or rows of one form, or its share of all rows' without one."""
+    (one,) = (one for one in record("visual-context")["rows"] if one["visual_tokens"] == int(tokens))
+    if form:
+        value = one[form.replace("_", " ")][what]
+        return f"{value:.0f}" if what.endswith("rows") else f"{value:.2f} ms"
+    return f"{one['compressed'][what] / one['all rows'][what]:.2f}"
+
+
 def gaze(which: str, *layers: str) -> str:
     """Attention of a layer's best head `on_the_name` or `on_the_next`, from the least to the greatest of some layers; the most of all without."""
     found = [record("gaze")[which][int(layer)] for layer in layers] or [max(record("gaze")[which])]
@@ -224,7 +236,7 @@ def late_first_token(file: str, task: str, method: str) -> str:
 MAKERS = (
     decoding, end_to_end, machine, speed_table, identity, plain_with_itself, widest_gap, kv_overhead, resident, step, step_share, ablation,
     ablation_gain, simulated, simulated_gain, transition, soak_growth, tau_of_eval,
-    served_as_before, shipped, ablation_seconds, late_first_token, sight, sight_gain, gaze,
+    served_as_before, shipped, ablation_seconds, late_first_token, sight, sight_gain, gaze, visual_context,
 )  # fmt: skip
 FIGURES: dict[str, Callable[..., str]] = {made.__name__: made for made in MAKERS}
 PLOT = ROOT / "docs" / "speed_up.svg"

@@ -13,7 +13,7 @@ from vllm_specflash.config import SpecFlashOptions
 from vllm_specflash.engine.stats import ACCEPTANCE_HELP, ACCEPTANCE_LENGTH, DraftStats
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-SPEED_FILES = {"bench-cpu.json": ("scenes", "clips", "chat")}
+SPEED_FILES = {"bench-cpu.json": ("scenes", "clips", "sheets", "chat", "everyday")}
 
 
 def on_page_markdown(markdown: str, **_) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 from vllm_specflash.lab.bench import schedule
 from vllm_specflash.lab.bench.demo import DemoOptions, run_demo
 from vllm_specflash.lab.bench.thumbnail import thumbnail
-from vllm_specflash.lab.showcase import DEMO_TARGETS, SHEETS, DemoTarget
+from vllm_specflash.lab.showcase import DEMO_TARGETS, DemoTarget
 
 
 def test_demo_shows_tables_and_answers(image_target, prompts_folder, monkeypatch, tmp_path):
@@ -39,4 +39,4 @@ def test_thumbnail_has_two_pixels_a_cell(prompts_folder):
 def test_demo_targets_name_tasks_that_are_shipped():
     from vllm_specflash.lab.bench.prompts import load_tasks
 
-    assert {task for target in (*DEMO_TARGETS, SHEETS) for task in target.tasks} <= set(load_tasks())
+    assert {task for target in DEMO_TARGETS for task in target.tasks} <= set(load_tasks())

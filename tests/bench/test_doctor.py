@@ -86,6 +86,9 @@ GOOD = {
     "a draft of the authors' layer": lambda pair, monkeypatch: (
         shutil.rmtree(pair.draft), draft_for(pair.original, pair.draft, variant="plain"),
     ),
+    "a draft that sees several layers": lambda pair, monkeypatch: (
+        shutil.rmtree(pair.draft), draft_for(pair.original, pair.draft, target_layers=[1, 0]),
+    ),
 }  # fmt: skip
 # What is spoilt, which finding says so, and in which words.
 BAD = {
@@ -116,6 +119,10 @@ BAD = {
     ),
     "a draft of another width": (
         lambda p, m: (shutil.rmtree(p.draft), draft_for(p.original, p.draft, hidden_size=64)), "together", "its hidden size is 64",
+    ),
+    "a draft that sees a layer that is not there": (
+        lambda p, m: (shutil.rmtree(p.draft), draft_for(p.original, p.draft, target_layers=[2])),
+        "together", "has layers 0 to 1",
     ),
     "a draft of another target": (_another_target_name, "together", "was trained for org/other-7b, not for"),
     "a plugin left out": (lambda p, m: m.setenv("VLLM_PLUGINS", "another"), "plugin", "VLLM_PLUGINS=another leaves it out"),

@@ -15,8 +15,8 @@ import vllm_specflash
 from vllm_specflash import compat
 
 LEANED_ON = (
-    compat.CONFIG_NAMES + compat.ENGINE_NAMES + compat.CPU_NAMES + compat.TREE_NAMES + compat.CPU_TREE_NAMES
-    + compat.CUDA_TREE_NAMES + compat.V2_NAMES + compat.V2_CPU_NAMES
+    compat.CONFIG_NAMES + compat.LAYER_NAMES + compat.ENGINE_NAMES + compat.CPU_NAMES + compat.TREE_NAMES
+    + compat.CPU_TREE_NAMES + compat.CUDA_TREE_NAMES + compat.V2_NAMES + compat.V2_CPU_NAMES
 )
 PACKAGE = Path(vllm_specflash.__file__).parent
 

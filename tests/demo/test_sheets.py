@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from vllm_specflash.lab.demo import sheet_language
+from vllm_specflash.config import SpecFlashError
+from vllm_specflash.lab.demo import pictograms, sheet_language
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, batch
 from vllm_specflash.lab.demo.evaluate import SHEET_REQUESTS, heldout_sheets, reference
 from vllm_specflash.lab.demo.pictograms import FONT, NAMES
@@ -76,3 +77,10 @@ def test_a_training_batch_of_sheets_shares_the_pages_among_its_turns():
         rows = len(data["tokens"])
         assert (data["tokens"] == IMAGE_TOKEN_ID).sum() == 64 * len(data["pictures"]) and len(data["pictures"]) % rows == 0
         assert not data["wanted"][data["tokens"] == IMAGE_TOKEN_ID].any()
+
+
+def test_without_the_font_one_sentence_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(pictograms, "FONT", tmp_path / "none.ttf")
+    pictograms._artwork.cache_clear()
+    with pytest.raises(SpecFlashError, match="install the Debian package fonts-noto-color-emoji"):
+        pictograms._artwork("dog")

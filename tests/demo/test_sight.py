@@ -52,7 +52,7 @@ def test_every_row_trains_and_sees_as_many_rows_as_it_says():
     attended = {}
     for name in ("hidden", "all rows", "paper, M = 4", "placed, states, M = 9", "placed, both, M = 16"):
         draft = train(ground, setting, ROWS[name], name)
-        found = judge(draft, ground, ROWS[name].get("compress", True))["sheets"]
+        found = judge(draft, ground)["sheets"]
         assert 1 <= found["tau"] <= 4 and 0 <= found["names_drafted"] <= 1
         attended[name] = found["attended_rows"]
     hidden = attended.pop("hidden")

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.train.batch import layout
+from vllm_specflash.train.target import Sample
 from vllm_specflash.triton_kernels.latent_compress import CompressState, latent_compress
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "target_vocab_size": 50}
@@ -30,6 +32,28 @@ def test_latents_do_not_depend_on_how_the_span_was_cut(features, heads, length):
         rows = compressor.rows(hidden[first:stop], first, length, embeddings[first:stop])
         state = latent_compress(compressor.queries, rows, torch.tensor([0, stop - first], dtype=torch.int32), state)
     torch.testing.assert_close(compressor.latents(state.finish()[0]), compressor(hidden, embeddings), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_latents_look_is_the_mean_over_its_heads(heads):
+    compressor = _compressor("states", num_latents=4, latent_heads=heads)
+    rows = compressor.rows(torch.randn(23, 32), 0, 23)
+    before = compressor.looks(rows)
+    torch.testing.assert_close(before.sum(-1), torch.ones(4))
+    compressor.queries[2 * heads].zero_()
+    after = compressor.looks(rows)
+    # One of latent 2's queries now weighs every row alike; no other latent has changed.
+    assert [not torch.equal(*pair) for pair in zip(before, after)] == [False, False, True, False]
+    by_query = torch.softmax(compressor.queries @ rows.T, dim=-1)
+    torch.testing.assert_close(after[2], by_query[2 * heads : 3 * heads].mean(0))
+
+
+@pytest.mark.parametrize("compressor", ["paper", "placed"])
+def test_a_span_shorter_than_the_latents_has_as_many_looks_as_rows(compressor):
+    config = SpecFlashConfig(**SMALL, compressor=compressor, num_latents=8, latent_positions=16)
+    short = SpecFlashDraft(config).compressor.requires_grad_(False)
+    hidden = torch.randn(5, 32)
+    assert short.looks(short.rows(hidden, 0, 5)).shape == (5, 5) and short(hidden).shape == (5, 32)
 
 
 def test_latents_begin_as_the_cells_of_a_square():
@@ -73,6 +97,14 @@ def test_an_order_of_positions_matters_to_it_and_not_to_the_papers_form():
 def test_without_latents_a_span_leaves_no_row():
     compressor = SpecFlashDraft(SpecFlashConfig(**SMALL, num_latents=0)).compressor
     assert compressor(torch.randn(16, 32)).shape == (0, 32) and compressor.num_rows(16) == 0
+
+
+def test_what_is_not_compressed_is_laid_out_like_text():
+    config = SpecFlashConfig(**SMALL, compressor="none", visual_features="both")
+    assert config.latents_per_span is None and not config.pools_embeddings
+    assert not SpecFlashDraft(config).compressor.queries.numel()
+    sample = Sample("one", "chat", torch.arange(12), 8, [(2, 4)], {}, True)
+    assert layout(sample, config.latents_per_span) == (list(range(11)), list(range(11)), [])
 
 
 def test_a_checkpoint_without_the_new_fields_is_the_papers_form(tmp_path):

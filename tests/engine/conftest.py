@@ -23,6 +23,7 @@ def drafts(llava, tmp_path_factory):
         "random": draft_for(llava, root / "random", transition_rank=4, draft_vocab_size=40),
         "nan": draft_for(llava, root / "nan", nan=True),
         "plain": draft_for(llava, root / "plain", variant="plain", num_latents=32),
+        "layers": draft_for(llava, root / "layers", knowing=True, target_layers=[1, 0]),
     }
 
 

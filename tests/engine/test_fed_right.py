@@ -90,6 +90,16 @@ def test_two_rounds_and_latents_that_know_places_and_inputs(llava, plainly, tmp_
     assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
 
 
+def test_pictures_that_are_not_compressed(llava, plainly, tmp_path):
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, compressor="none")
+    with engine(llava, draft, TREES, max_num_batched_tokens=27, max_num_seqs=4) as llm:
+        heard = listen(llm, mixed_prompts()[:5], TOKENS, truth=plainly.finished[:5])
+    dense = DenseDraft(llava, draft)
+    assert dense.rows(heard.finished[3]) == len(heard.finished[3].token_ids) - 1
+    assert heard.answers == plainly.answers[:5]
+    assert furthest(heard, dense) < TOLERANCE
+
+
 def test_prefix_cache_hit_inside_an_image(cached, dense):
     """Of an image that ends behind a cached block, the latents in that block stay as they were pooled, over all of it."""
     prompts = [with_images(f"user: look there! <image> {question}? assistant: ", 1) for question in ("what", "where")]
@@ -147,3 +157,31 @@ def test_mrope_and_more_latents_than_visual_tokens(tmp_path):
     assert [[length for _, length in dense.sample(request).spans] for request in heard.finished] == [[16], [4, 16], []]
     assert heard.answers == [dense.says(request) for request in heard.finished]
     assert furthest(heard, dense) < TOLERANCE
+
+
+def test_eight_pictures_and_more_than_two_thousand_visual_tokens(tmp_path):
+    target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl", pixels=1 << 17, positions=4096)
+    draft = draft_for(target, tmp_path / "draft", noticing=True, num_latents=16)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    pictures = {"image": [noise_image(seed, 256 + 16 * (seed % 3)) for seed in range(8)]}
+    prompts = [{"prompt": f"user: {image * 8} what? assistant: ", "multi_modal_data": pictures}]
+    limits = {"max_model_len": 2560, "max_num_batched_tokens": 700, "max_num_seqs": 1}
+    with engine(target, draft, TREES, limit_mm_per_prompt={"image": 8, "video": 0}, **limits) as llm:
+        heard = listen(llm, prompts, TOKENS)
+    dense = DenseDraft(target, draft)
+    lengths = [length for _, length in dense.sample(heard.finished[0]).spans]
+    assert len(lengths) == 8 and sum(lengths) > 2048
+    assert dense.rows(heard.finished[0]) == len(heard.finished[0].token_ids) - 1 - sum(lengths) + 8 * 16
+    assert heard.answers == [dense.says(request) for request in heard.finished]
+    assert furthest(heard, dense) < TOLERANCE
+
+
+@pytest.mark.parametrize("layers, compressor", [([1, 0], "paper"), ([0], "none")], ids=str)
+def test_states_of_other_layers(llava, plainly, tmp_path, layers, compressor):
+    """Of visual positions too, where they are not compressed."""
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, target_layers=layers, compressor=compressor)
+    with engine(llava, draft, TREES, max_num_batched_tokens=19, max_num_seqs=3) as llm:
+        heard = listen(llm, mixed_prompts(), TOKENS, truth=plainly.finished)
+    assert heard.answers == plainly.answers
+    assert heard.side_paths > 15
+    assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE

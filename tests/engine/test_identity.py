@@ -12,6 +12,7 @@ from engines import PAYING, accepted_tokens, answers, draft_stats, engine, greed
         ("random", {"min_confidence": 0}),
         ("nan", {"min_confidence": 0}),
         ("plain", {"num_speculative_tokens": 3, "min_confidence": 0}),
+        ("layers", {"min_confidence": 0}),
     ],
 )
 def test_any_draft_leaves_answers_identical(llava, drafts, plain_answers, name, options):
@@ -23,7 +24,7 @@ def test_any_draft_leaves_answers_identical(llava, drafts, plain_answers, name, 
         assert answers(llm, mixed_prompts(), greedy()) == plain_answers
         stats = draft_stats(llm)
         assert stats["errors"] == 0
-        if name == "knowing":
+        if name in ("knowing", "layers"):
             assert accepted_tokens(llm) > 50
         elif name == "nan":
             assert stats["proposed_tokens"] == 0

@@ -19,13 +19,14 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 @pytest.fixture(scope="module")
 def draft(llava, tmp_path_factory):
-    """Two rounds deep, of a pruned vocabulary that both ranks hold a part of; its attention has a say."""
+    """Two rounds deep, of a pruned vocabulary that both ranks hold a part of; attention and layers have a say."""
     folder = tmp_path_factory.mktemp("drafts") / "attending"
     draft = SpecFlashDraft.from_pretrained(
-        draft_for(llava, folder, knowing=True, num_rounds=2, draft_vocab_size=78, transition_rank=4)
+        draft_for(llava, folder, knowing=True, num_rounds=2, draft_vocab_size=78, transition_rank=4, target_layers=[1])
     )
     with torch.no_grad():
         draft.attention.o_proj.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
+        draft.fc.weight[:, -draft.config.hidden_size :].normal_(std=0.01, generator=torch.Generator().manual_seed(4))
     draft.save_pretrained(folder)
     return folder
 

@@ -1,4 +1,4 @@
-"""A page about a tiny model's answer, and the recording behind it."""
+"""A page about a tiny model's answer."""
 
 import json
 import re
@@ -8,68 +8,18 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
-import torch
-from engines import accepted_tokens, engine, noise_image, with_images
+from engines import noise_image
+from tiny_models import draft_for
 from typer.testing import CliRunner
-from vllm import SamplingParams
 
 from vllm_specflash.cli import app
-from vllm_specflash.engine.latents import SpanPooler
-from vllm_specflash.lab.inspection.record import Record
-from vllm_specflash.lab.inspection.recorder import RECORDER
 
-GREEDY = SamplingParams(temperature=0, max_tokens=40)
-
-
-@pytest.fixture(scope="module")
-def recorded(image_target):
-    """Answer, record, accepted tokens by vLLM's counter, and the latents that the engine pooled; prefill in chunks."""
-    pooled = []
-    original = SpanPooler.pool
-
-    def pool(self, chunks, hidden_states, embeddings=None):
-        finished = original(self, chunks, hidden_states, embeddings)
-        pooled.extend(latents for _, _, latents in finished)
-        return finished
-
-    features = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SpanPooler, "pool", pool)
-        with engine(
-            image_target, image_target / "specflash", worker_extension_cls=RECORDER, max_num_batched_tokens=40,
-            max_num_seqs=1,
-        ) as llm:  # fmt: skip
-            llm.collective_rpc("inspect_install")
-            before = accepted_tokens(llm)
-            prompt = with_images("first <image> then some words and <image> compare them. assistant: ", 8, 9)
-            (answer,) = llm.generate(prompt, GREEDY, use_tqdm=False)
-            (tape,) = llm.collective_rpc(lambda worker: worker._inspect_tape)
-            features = [torch.cat(span._chunks) for span in tape._spans.values()]
-            record = Record.of(llm.collective_rpc("inspect_take")[0])
-            accepted = accepted_tokens(llm) - before
-    return answer, record, accepted, pooled, features
-
-
-def test_every_token_of_the_answer_is_recorded(recorded):
-    answer, record, accepted, _, _ = recorded
-    tokens = record.tokens()
-    assert [token for token, _, _ in tokens] == list(answer.outputs[0].token_ids)
-    assert sum(kind == "accepted" for _, _, kind in tokens) == accepted > 0
-
-
-def test_prefill_came_in_chunks_and_every_step_has_its_time(recorded):
-    _, record, _, _, _ = recorded
-    first = next(index for index, step in enumerate(record.steps) if step.emitted)
-    assert first > 0
-    assert all(step.target_seconds > 0 and step.draft_seconds > 0 for step in record.steps)
-
-
-def test_weights_are_those_that_the_latents_were_pooled_with(recorded):
-    _, record, _, pooled, features = recorded
-    assert len(record.spans) == len(pooled) == 2
-    for span, latents, hidden in zip(record.spans, pooled, features, strict=True):
-        assert span.end - span.begin == len(span.weights[0]) == 16
-        torch.testing.assert_close(torch.tensor(span.weights) @ hidden, latents, atol=1e-4, rtol=1e-4)
+CELL = re.compile(r'<i( class="top")? style="--look:[\d.]+" title="latent (\d) of picture (\d): ([\d.]+)%"></i>')
+LOOKED = re.compile(
+    r'<li id="step-(\d+)">(?:(?!<li).)*?Looked most at (latent \d of picture \d \(\d+%\))', re.DOTALL
+)  # fmt: skip
+# Latents in no order, and in that of the picture.
+DRAFTS = {"paper": {}, "placed": {"compressor": "placed", "latent_positions": 16, "visual_features": "embeddings"}}
 
 
 class _Page(HTMLParser):
@@ -91,21 +41,24 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture(scope="module")
-def page(image_target, tmp_path_factory):
+@pytest.fixture(scope="module", params=DRAFTS)
+def page(request, image_target, tmp_path_factory):
+    """The page, what was printed, and whether its latents lie as the picture does."""
     folder = tmp_path_factory.mktemp("inspect")
-    arguments = ["--target", image_target, "--prompt", "<b>what</b> & why?", "--out", folder / "page.html"]
+    draft = draft_for(image_target, folder / "draft", knowing=True, **DRAFTS[request.param])
+    arguments = ["--target", image_target, "--draft", draft, "--out", folder / "page.html"]
+    arguments += ["--prompt", "<b>what</b> & why?"]
     for seed in (1, 2):
         noise_image(seed).save(folder / f"{seed}.png")
         arguments += ["--image", folder / f"{seed}.png"]
     arguments += ["--max-tokens", 24, "--max-model-len", 256, "--enforce-eager", "--dtype", "float32", "--sizing", "longest"]
     result = CliRunner().invoke(app, ["inspect", *map(str, arguments)])
     assert result.exit_code == 0, result.output
-    return (folder / "page.html").read_text(), result.output
+    return (folder / "page.html").read_text(), result.output, request.param == "placed"
 
 
 def test_page_needs_no_network_and_fits_a_phone(page):
-    html, _ = page
+    html, _, _ = page
     parsed = _Page(html)
     assert parsed.open == []
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in parsed.attributes
@@ -114,7 +67,7 @@ def test_page_needs_no_network_and_fits_a_phone(page):
 
 
 def test_page_shows_pictures_latents_answer_and_steps(page):
-    html, printed = page
+    html, printed, _ = page
     # Two pictures, four latents each.
     assert html.count("<figure>") == 8 and html.count("16 latents") == 0 and html.count("4 x 4 visual tokens") == 2
     pieces = re.findall(r'<a class="(?:own|accepted)"[^>]*>(.*?)</a>', html, re.DOTALL)
@@ -124,6 +77,34 @@ def test_page_shows_pictures_latents_answer_and_steps(page):
     assert steps == [str(number + 1) for number in range(len(steps))] and len(steps) > 4
     assert 'class="node accepted"' in html and 'class="node rejected"' in html
     assert "&lt;b&gt;what&lt;/b&gt; &amp; why?" in html
+
+
+def test_page_shows_what_the_draft_looked_at_in_each_step(page):
+    html, _, in_place = page
+    steps = [step for step in html.split("<li id=")[1:] if 'class="tree"' in step]
+    assert len(steps) > 3
+    for step in steps:
+        cells = CELL.findall(step)
+        assert ["".join(where) for _, *where, _ in cells] == [f"{m}{p}" for p in (1, 2) for m in (1, 2, 3, 4)]
+        shares = [float(share) for *_, share in cells]
+        text = int(re.search(r"; text (\d+)%", step)[1])
+        assert sum(shares) + text == pytest.approx(100, abs=1)
+        # One is framed: what the sentence names, and what got the most.
+        (top,) = [cell for cell in cells if cell[0]]
+        assert float(top[-1]) == max(shares)
+        assert f"Looked most at latent {top[1]} of picture {top[2]} (" in step
+        assert step.count("grid-template-columns:repeat(2,1fr)") == (2 if in_place else 0)
+    assert re.search(r'--look:1\.000"', html)
+
+
+def test_a_drafted_tokens_title_names_the_latent(page):
+    html, _, _ = page
+    looked = dict(LOOKED.findall(html))
+    titles = re.findall(r'<a class="(\w+)" href="#step-(\d+)" title="([^"]*)">', html)
+    assert {kind for kind, _, _ in titles} == {"accepted", "own"}
+    for kind, step, title in titles:
+        drafted = f": drafted while looking at {looked[step]}" if kind == "accepted" else ""
+        assert title == f"step {step}{drafted}"
 
 
 def test_a_missing_picture_is_one_sentence(image_target, tmp_path):
@@ -141,6 +122,7 @@ MEASURE = """
   out.textContent = JSON.stringify({{
     room: root.clientWidth, needed: root.scrollWidth, broken: [...shown.images].filter(i => !i.naturalWidth).length,
     looks: [...shown.querySelectorAll(".looks .view")].filter(v => v.clientHeight > 40).length,
+    small: [...shown.querySelectorAll(".gaze i")].filter(c => Math.min(c.clientHeight, c.clientWidth) < 15).length,
   }});
 }};</script>
 """
@@ -155,4 +137,4 @@ def test_page_in_a_browser_as_narrow_as_a_phone(page, tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     measured = json.loads(re.search(r'<pre id="out">(.*?)</pre>', run.stdout)[1])
     assert measured["needed"] <= measured["room"] <= PHONE
-    assert measured["broken"] == 0 and measured["looks"] == 8
+    assert measured["broken"] == 0 and measured["looks"] == 8 and measured["small"] == 0

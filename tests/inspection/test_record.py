@@ -1,9 +1,11 @@
 """What follows from a recorded answer."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from vllm_specflash.lab.inspection.gaze import gaze, looked_at, most_of
 from vllm_specflash.lab.inspection.page import BOX, COLUMN, ROW, branches, drawn_tree, summary, visible
 from vllm_specflash.lab.inspection.record import Node, Record, Span, Step
 
@@ -70,6 +72,43 @@ def test_width_counts_the_tokens_that_a_latent_looks_at():
     span = Span(0, 4, None, [[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
     assert [span.width(latent) for latent in range(3)] == pytest.approx([4, 1, 2])
     assert not math.isnan(span.width(1))
+
+
+def _window(latent: int, side: int, tokens: int) -> list[float]:
+    """Weights of a latent that looks at its cell of a square picture of tokens x tokens, and a little at all."""
+    down, right = divmod(latent, side)
+    places = [divmod(at, tokens) for at in range(tokens * tokens)]
+    seen = [(row * side // tokens, column * side // tokens) == (down, right) for row, column in places]
+    return [0.9 * one / sum(seen) + 0.1 / tokens**2 for one in seen]
+
+
+def test_latents_lie_as_the_picture_does_where_most_look_at_their_own_cell():
+    windows = [_window(latent, 3, 6) for latent in range(9)]
+    assert Span(0, 36, None, windows).side((1, 6, 6)) == 3
+    assert Span(0, 36, None, [windows[1], windows[0], *windows[2:]]).side((1, 6, 6)) == 3
+    assert Span(0, 36, None, windows[::-1]).side((1, 6, 6)) is None
+    # Columns for rows: only those on the diagonal are where they should be.
+    assert Span(0, 36, None, [windows[3 * (m % 3) + m // 3] for m in range(9)]).side((1, 6, 6)) is None
+    assert Span(0, 36, None, windows[:8]).side((1, 6, 6)) is None
+    # Of a clip, which frame would one draw over?
+    assert Span(0, 8, None, [[1.0] + [0.0] * 7]).side((2, 2, 2)) is None
+
+
+def test_what_a_draft_looked_at_most():
+    looking = replace(step(CHAIN, [99]), looks=[[0.1, 0.05], [0.2, 0.25]])
+    assert looking.most_looked == (1, 1, 0.25) and looking.text_look == pytest.approx(0.4)
+    assert looked_at(looking) == "latent 2 of picture 2 (25%)"
+    drawn = gaze(looking, 0.5)
+    assert [[cell["look"] for cell in cells] for cells in drawn["pictures"]] == [[0.2, 0.1], [0.4, 0.5]]
+    (top,) = [cell for cells in drawn["pictures"] for cell in cells if cell["top"]]
+    assert top["title"] == "latent 2 of picture 2: 25.0%"
+    assert most_of([step(CHAIN, [99]), looking, replace(looking, looks=[[0.3, 0.0], [0.0, 0.0]])]) == 0.3
+
+
+@pytest.mark.parametrize("looks", [None, []])
+def test_a_step_without_draft_or_latents_has_no_gaze(looks):
+    blind = replace(step(CHAIN, [99]), looks=looks)
+    assert blind.most_looked is None and looked_at(blind) is None and gaze(blind, most_of([blind])) is None
 
 
 def test_blanks_are_visible():

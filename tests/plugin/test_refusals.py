@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_models import draft_for, tiny_llama
+from transformers import StableLmConfig
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_specflash.config import SpecFlashError, SpecFlashOptions, find_draft
 from vllm_specflash.engine import speculative_config as refusals
 from vllm_specflash.engine.draft_model import load_draft
 from vllm_specflash.engine.target import embed_tokens, lm_head_rows
+from vllm_specflash.engine.target_layers import hand_out
 
 
 def one_sentence(error) -> str:
@@ -271,3 +273,42 @@ def test_draft_of_the_wrong_family_beside_the_target(tmp_path):
     shutil.rmtree(target / "specflash")
     draft_for(target, target / "specflash")
     EngineArgs(str(target), speculative_config="specflash", enforce_eager=True).create_engine_config()
+
+
+def test_layers_that_the_target_does_not_hand_out(tmp_path):
+    """Before weights load: there are none."""
+    shape = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    target = tmp_path / "silent"
+    StableLmConfig(vocab_size=100, architectures=["StableLmForCausalLM"], **shape).save_pretrained(target)
+    options = {"method": "specflash", "model": str(draft_for(target, tmp_path / "draft", target_layers=[1]))}
+    with pytest.raises(SpecFlashError) as error:
+        EngineArgs(str(target), speculative_config=options).create_engine_config()
+    assert "vLLM's StablelmForCausalLM does not hand these out: train one without" in one_sentence(error)
+
+
+@pytest.mark.parametrize("layers", [[1, 2], [-1]], ids=str)
+def test_layers_that_the_target_does_not_have(text_target, misfit, layers):
+    """Behind the last one training's states are normed, and vLLM's are not."""
+    options = {"method": "specflash", "model": str(misfit(target_layers=layers))}
+    with pytest.raises(SpecFlashError) as error:
+        EngineArgs(str(text_target), speculative_config=options).create_engine_config()
+    assert f"the target's layer {layers[-1]}, and {text_target} has layers 0 to 1" in one_sentence(error)
+
+
+def test_a_language_model_inside_that_does_not_hand_layers_out():
+    with pytest.raises(SpecFlashError) as error:
+        hand_out(torch.nn.Module(), [1], "folder")
+    assert "The draft in folder wants the states of several layers" in one_sentence(error)
+
+
+def test_what_vllm_compiles_depends_on_the_layers(text_target, misfit):
+    """Or a forward that it compiled and kept for another draft would tell this one what that wanted."""
+
+    def compiled_under(**fields):
+        options = {"method": "specflash", "model": str(misfit(**fields))}
+        args = EngineArgs(str(text_target), speculative_config=options, enforce_eager=True)
+        return args.create_engine_config().compute_hash()
+
+    keys = [compiled_under(), compiled_under(target_layers=[0]), compiled_under(target_layers=[1])]
+    assert len(set(keys)) == 3
+    assert compiled_under(target_layers=[1]) == keys[2] and compiled_under(num_latents=2) == keys[0]

@@ -54,7 +54,7 @@ class DenseDraft:
         self.draft = SpecFlashDraft.from_pretrained(draft).eval().requires_grad_(False)
         self.target.layers = self.draft.config.trained_layers
         self.lm_head = self.draft.draft_lm_head(self.target.lm_head)
-        self.num_latents, self.width = self.draft.config.num_latents, self.draft.config.semi_ar_width
+        self.num_latents, self.width = self.draft.config.latents_per_span, self.draft.config.semi_ar_width
 
     def sample(self, finished: Finished) -> Sample:
         """As training would read it; all of it counts as the answer, so that every text position is one to speak at."""

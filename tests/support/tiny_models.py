@@ -160,14 +160,14 @@ QWEN_TEMPLATE = (
 )
 
 
-def tiny_qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
-    """Qwen2.5-VL's architecture: M-RoPE, images of any size, real video input."""
+def tiny_qwen2_5_vl(folder: Path, seed: int = 0, pixels: int = 4096, positions: int = 2048) -> Path:
+    """Qwen2.5-VL's architecture: M-RoPE, images of any size up to so many pixels (256 to a visual token), real video input."""
     torch.manual_seed(seed)
     tokenizer = character_tokenizer()
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in
            ("vision_start", "vision_end", "image_pad", "video_pad")}  # fmt: skip
     text = {
-        **TEXT, "vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2,
+        **TEXT, "vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": positions,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
     }  # fmt: skip
     vision = {
@@ -182,7 +182,7 @@ def tiny_qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
     model = Qwen2_5_VLForConditionalGeneration(config)
     _speak_bigrams(model, len(tokenizer), CONTEXT)
     model.save_pretrained(folder)
-    sizes = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2, "size": {"shortest_edge": 256, "longest_edge": 4096}}
+    sizes = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2, "size": {"shortest_edge": 256, "longest_edge": pixels}}
     Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes), tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(**sizes), chat_template=QWEN_TEMPLATE,

@@ -58,7 +58,7 @@ def test_every_row_of_the_table_changes_one_thing():
     assert {f"width-{k}" for k in (1, 2, 3, 4, 6, 7, 8)} < set(names) and "width-5" not in names
     assert {"no-compression", "latents-4", "latents-64", "variant-plain", "transition-0", "dataset-answers"} < set(names)
     for row in rows[1:]:
-        assert len(row.changes) + bool(row.loss) + (not row.compress) + row.dataset_answers == 1
+        assert len(row.changes) + bool(row.loss) + row.dataset_answers == 1
     assert {"selector-128", "loss-total-variation", "loss-acceptance", "loss-on-policy", "layers-2-15-27"} < set(names)
 
 

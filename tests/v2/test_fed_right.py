@@ -1,6 +1,7 @@
 """The draft is fed right on Model Runner V2 (tests/engine/test_fed_right.py has the same for V1, and what the words mean)."""
 
 import pytest
+import torch
 import v2
 from dense import TOLERANCE, DenseDraft
 from engines import noise_image, with_images
@@ -77,6 +78,32 @@ def test_two_rounds_and_latents_that_know_places_and_inputs(llava, plainly, tmp_
     assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
 
 
+def test_a_target_that_adds_to_its_inputs_in_place(llava, plainly, tmp_path):
+    """As those on GPUs do: fused kernels leave the residual where the inputs were."""
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, compressor="placed", visual_features="embeddings", latent_positions=16)
+
+    def spoil(worker):
+        def spoiled(model, arguments, inputs, output):
+            if inputs.get("inputs_embeds") is not None:
+                inputs["inputs_embeds"].fill_(torch.nan)
+
+        worker.model_runner.model.register_forward_hook(spoiled, with_kwargs=True)
+
+    with v2.engine(llava, draft, TREES) as llm:
+        llm.collective_rpc(spoil)
+        heard = listen(llm, PROMPTS[1:2], TOKENS, truth=plainly.finished[1:2])
+    assert heard.answers == plainly.answers[1:2]
+    assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
+
+
+def test_pictures_that_are_not_compressed(llava, plainly, tmp_path):
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, compressor="none")
+    with v2.engine(llava, draft, TREES, max_num_batched_tokens=27, max_num_seqs=2) as llm:
+        heard = listen(llm, PROMPTS[:2], TOKENS, truth=plainly.finished[:2])
+    assert heard.answers == plainly.answers[:2]
+    assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
+
+
 def test_prefix_cache_hit_inside_an_image(cached, dense):
     prompts = [with_images(f"user: look there! <image> {question}? assistant: ", 1) for question in ("what", "where")]
     heard, hits = cached(prompts)
@@ -126,3 +153,12 @@ def test_mrope_and_more_latents_than_visual_tokens(tmp_path):
     assert [length for _, length in dense.sample(heard.finished[0]).spans] == [4, 16]
     assert heard.answers == [dense.says(request) for request in heard.finished]
     assert furthest(heard, dense) < TOLERANCE
+
+
+def test_states_of_other_layers(llava, plainly, tmp_path):
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, target_layers=[1, 0])
+    with v2.engine(llava, draft, TREES, max_num_batched_tokens=23, max_num_seqs=2) as llm:
+        heard = listen(llm, PROMPTS, TOKENS, truth=plainly.finished)
+    assert heard.answers == plainly.answers
+    assert heard.side_paths > 3
+    assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE

@@ -15,6 +15,7 @@ TOKENS = 32
         ("random", {}, 1),
         ("nan", {}, 0),
         ("plain", {"num_speculative_tokens": 3}, 1),
+        ("layers", {}, 100),
     ],
 )
 def test_any_draft_leaves_answers_identical(llava, drafts, plain_answers, name, options, accepted):

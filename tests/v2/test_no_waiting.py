@@ -24,6 +24,16 @@ def test_no_part_of_a_step_reads_values_or_moves_them(requests):
         assert counter.counts.total() > 0 and not counter.transfers
 
 
+def test_states_of_other_layers_wait_for_nothing():
+    config = default_draft(SMALL)
+    config.target_layers = [2, 0]
+    step = DecodeStep("meta", config, 4, 7, 100)
+    with counting() as counter:
+        step.draft()
+    assert step.speculator.stats.errors == 0 and step.speculator.hidden.shape[1] == 3 * config.hidden_size
+    assert not counter.transfers
+
+
 def test_verifying_takes_ten_launches_whatever_the_trees():
     """What a step adds to vLLM's own outside of the draft's graph."""
     for requests, nodes in ((1, 7), (64, 16), (7, 40)):

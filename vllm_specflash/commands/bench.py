@@ -27,8 +27,9 @@ from vllm_specflash.lab.checkout import EXAMPLE_DATA
 @with_options(plan=Plan)
 def run(
     plan: Plan,
-    target: Annotated[list[str], typer.Option(help="Demo target (scenes, smollm2, sheets), folder or hub id; may be repeated.")] = [
+    target: Annotated[list[str], typer.Option(help="Demo target (scenes, sheets, smollm2), folder or hub id; may be repeated.")] = [
         "scenes",
+        "sheets",
         "smollm2",
     ],
     draft: Annotated[str | None, typer.Option(help="SpecFLASH draft; default: the one shipped or found for the target.")] = None,

@@ -16,7 +16,7 @@ QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error", "HF_H
 
 
 def run(
-    target: Annotated[str | None, typer.Argument(help="Target: demo target (scenes, smollm2), folder or hub id.")] = None,
+    target: Annotated[str | None, typer.Argument(help="Target: demo target (scenes, sheets, smollm2), folder or hub id.")] = None,
     draft: Annotated[str | None, typer.Option(help="Draft: folder or hub id; default: the target's own.")] = None,
     server: Annotated[str | None, typer.Option(help="Address of a running vllm serve: what its metrics say of its draft.")] = None,
 ) -> None:

@@ -18,7 +18,9 @@ def run(
     options: AnswerOptions,
     prompt: Annotated[str, typer.Option(help="What is asked.")],
     image: Annotated[list[Path], typer.Option(help="Picture that goes before the prompt; may be repeated.")] = [],
-    target: Annotated[str, typer.Option(help="Demo target (scenes, smollm2), folder or hub id.")] = "scenes",
+    target: Annotated[
+        str, typer.Option(help="Demo target (scenes, smollm2, sheets for pages of 9 pictograms), folder or hub id.")
+    ] = "scenes",
     draft: Annotated[str | None, typer.Option(help="SpecFLASH draft; default: the one shipped or found.")] = None,
     out: Annotated[Path, typer.Option(help="HTML file.")] = Path("inspect.html"),
 ) -> None:

@@ -28,7 +28,7 @@ from vllm_specflash.train.provenance import provenance
 @with_options(options=PredictOptions)
 def run(
     options: PredictOptions,
-    target: Annotated[str, typer.Argument(help="Demo target (scenes, smollm2), folder or hub id.")],
+    target: Annotated[str, typer.Argument(help="Demo target (scenes, sheets, smollm2), folder or hub id.")],
     prompts: Annotated[Path, typer.Option(help="jsonl of prompts like those that are served; default: the examples' chat.")] = EXAMPLE_DATA / "chat.jsonl",
     batch_size: Annotated[list[int], typer.Option(min=1, help="Requests at a time; may be repeated.")] = [1, 8, 32],
     draft: Annotated[str | None, typer.Option(help="A trained draft; its own cost, and with --data its own acceptance.")] = None,

@@ -24,7 +24,7 @@ from vllm_specflash.train.provenance import provenance
 @with_options(options=SoakOptions)
 def run(
     options: SoakOptions,
-    target: Annotated[str, typer.Option(help="Demo target (scenes, smollm2), folder or hub id.")] = "scenes",
+    target: Annotated[str, typer.Option(help="Demo target (scenes, sheets, smollm2), folder or hub id.")] = "scenes",
     draft: Annotated[str | None, typer.Option(help="SpecFLASH draft; default: the one shipped or found.")] = None,
     task: Annotated[list[str], typer.Option(help="Tasks of --data, asked in turns; may be repeated.")] = [
         "scenes",

@@ -40,6 +40,8 @@ CONFIG_NAMES = (
     Name("vllm.config.vllm", "VllmConfig", attributes=("use_v2_model_runner",)),
     Name("vllm.config.vllm", "VllmConfig.__post_init__"),
     Name("vllm.config.vllm", "VllmConfig._get_v2_model_runner_unsupported_features"),
+    # What compiled forwards are kept under.
+    Name("vllm.config.speculative", "SpeculativeConfig.compute_hash"),
     # Methods that vLLM schedules asynchronously.
     Name("vllm.config.vllm", "NgramGPUTypes"),
 )  # fmt: skip

@@ -10,7 +10,7 @@ ENGINE_NAMES = (
         "GPUModelRunner",
         attributes=(
             "drafter", "input_batch", "requests", "max_model_len", "max_num_tokens", "model", "num_spec_tokens",
-            "lora_config", "inputs_embeds",
+            "lora_config", "inputs_embeds", "use_aux_hidden_state_outputs",
         ),
     ),
     Name(

@@ -12,7 +12,7 @@ V2_NAMES = (
         attributes=(
             "req_states", "rejection_sampler", "speculator", "model_state", "model", "model_config", "block_tables",
             "input_buffers", "attn_groups", "kv_cache_config", "lora_state", "speculative_config", "max_num_reqs",
-            "max_num_tokens",
+            "max_num_tokens", "use_aux_hidden_state_outputs",
         ),
     ),
     Name("vllm.v1.worker.gpu.model_runner", "GPUModelRunner._dummy_run", ("num_tokens",)),

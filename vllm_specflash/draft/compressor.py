@@ -14,12 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization
 
-FORMS = ("paper", "placed")
+FORMS = ("paper", "placed", "none")
 FEATURES = ("states", "embeddings", "both")
 
 
 class LatentCompressor(nn.Module):
     """The paper's: M learned queries that pool the target's hidden states, softmax(A F^T) F, without a scale."""
+
+    # Queries per latent, one after the other.
+    heads = 1
 
     def __init__(self, num_latents: int, hidden_size: int):
         super().__init__()
@@ -37,12 +40,19 @@ class LatentCompressor(nn.Module):
         """The draft's input rows out of what was pooled: [M H, D'] -> [M, D]."""
         return pooled
 
+    def weights(self, rows: Tensor) -> Tensor:
+        """What every query weighs each of a whole span's rows, [N, D'] -> [M H, N] float32; they sum to 1."""
+        return torch.softmax((self.queries.to(rows.dtype) @ rows.T).float(), dim=-1)
+
+    def looks(self, rows: Tensor) -> Tensor:
+        """The same by latent, the mean over its heads: [N, D'] -> [min(M, N), N] float32."""
+        return self.weights(rows).unflatten(0, (-1, self.heads)).mean(1)[: self.num_rows(len(rows))]
+
     def forward(self, features: Tensor, embeddings: Tensor | None = None) -> Tensor:
         """One whole span, features [N, D] and, where the form wants them, embeddings [N, D] -> [min(M, N), D]."""
         length = features.shape[0]
         rows = self.rows(features, 0, length, embeddings)
-        weights = torch.softmax((self.queries.to(rows.dtype) @ rows.T).float(), dim=-1)
-        return self.latents(weights.to(rows.dtype) @ rows)[: self.num_rows(length)]
+        return self.latents(self.weights(rows).to(rows.dtype) @ rows)[: self.num_rows(length)]
 
     def initialise(self, std: float) -> None:
         initialization.normal_(self.queries, std=std)
@@ -63,7 +73,8 @@ class PlacedCompressor(LatentCompressor):
 
     def __init__(self, num_latents: int, hidden_size: int, positions: int, heads: int, features: str, eps: float):
         nn.Module.__init__(self)
-        self.num_latents, self.positions, self.features, self.eps = num_latents, positions, features, eps
+        self.num_latents, self.heads, self.positions = num_latents, heads, positions
+        self.features, self.eps = features, eps
         wide = hidden_size * (2 if features == "both" else 1)
         self.queries = nn.Parameter(torch.empty(num_latents * heads, wide + positions))
         self.projection = nn.Linear(heads * (wide + positions), hidden_size)
@@ -99,8 +110,7 @@ class PlacedCompressor(LatentCompressor):
             distance = (at[None] - middle[:, None]).square() * self.num_latents**2
         # Next to no content query: what is worth asking for is learned from what the windows hold.
         queries = torch.randn_like(self.queries) * (std / self.queries.shape[1] ** 0.5)
-        heads = len(queries) // self.num_latents
-        queries[:, -self.positions :] = (-4 * distance).repeat_interleave(heads, 0)
+        queries[:, -self.positions :] = (-4 * distance).repeat_interleave(self.heads, 0)
         initialization.copy_(self.queries, queries)
         initialization.zeros_(self.own)
 
@@ -114,8 +124,8 @@ def _grid(side: int) -> Tensor:
 def compressor_of(config) -> LatentCompressor:
     """The form that a draft's config asks for."""
     # Without latents there is nothing to place.
-    if config.compressor == "paper" or not config.num_latents:
-        return LatentCompressor(config.num_latents, config.hidden_size)
+    if config.compressor != "placed" or not config.num_latents:
+        return LatentCompressor(config.latents_per_span or 0, config.hidden_size)
     return PlacedCompressor(
         config.num_latents, config.hidden_size, config.latent_positions, config.latent_heads, config.visual_features,
         config.rms_norm_eps,

@@ -28,8 +28,8 @@ class SpecFlashConfig(PreTrainedConfig):
         semi_ar_width: K, tokens per draft forward.
         num_rounds: R, draft forwards per step unless the engine is told otherwise.
         num_latents: M, rows that an image's hidden states are pooled into; 0 hides pictures from the draft.
-        compressor: "paper" (M content queries over the last hidden states) or "placed" (queries that know places too, over
-            normalised features, and a projection).
+        compressor: "paper" (M content queries over the last hidden states), "placed" (queries that know places too, over
+            normalised features, and a projection) or "none" (every visual position is a row of its own, like text).
         visual_features: what "placed" pools: "states" (the target's last), "embeddings" (the projector's) or "both".
         latent_positions: P, bins along a span in which "placed" says where a position lies; best the span's usual length.
         latent_heads: queries per latent of "placed".
@@ -112,9 +112,14 @@ class SpecFlashConfig(PreTrainedConfig):
         return self.hidden_size * (1 + len(self.target_layers or ()))
 
     @property
+    def latents_per_span(self) -> int | None:
+        """M; None where visual spans are not compressed."""
+        return None if self.compressor == "none" else self.num_latents
+
+    @property
     def pools_embeddings(self) -> bool:
         """Whether the compressor reads what the projector gave the target."""
-        return bool(self.num_latents) and self.compressor != "paper" and self.visual_features != "states"
+        return bool(self.num_latents) and self.compressor == "placed" and self.visual_features != "states"
 
     @property
     def trained_layers(self) -> list[int]:

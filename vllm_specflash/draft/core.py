@@ -39,7 +39,7 @@ class Rows(NamedTuple):
     """T text positions that the draft has not seen yet."""
 
     hidden: Tensor
-    """[T, D], the target's hidden state h_p of each."""
+    """[T, feature_size], what the target tells of each: its hidden state h_p, and those of more layers."""
     next_tokens: Tensor
     """[T] int64, x_{p+1}."""
     positions: Tensor
@@ -151,7 +151,7 @@ class DraftingCore:
 
     def measure(self, num_rows: int, requests: int) -> None:
         """A step's work on rows and requests that do not exist, without a cache: what it allocates is what vLLM measures."""
-        device, size = self.lm_head.device, self.lm_head.shape[1]
+        device, size = self.lm_head.device, self.model.config.feature_size
         indices = torch.zeros(num_rows, dtype=torch.int64, device=device)
         none = torch.zeros(requests, dtype=torch.int32, device=device)
         rows = Rows(torch.zeros(num_rows, size, dtype=self.lm_head.dtype, device=device), indices, indices, indices)

@@ -70,10 +70,12 @@ class LoadedDraft:
         return self.ranks.sum(partial)
 
     def spans_of(self, mm_features: list) -> Spans:
-        """Visual spans of a request's multimodal items."""
+        """Visual spans of a request's multimodal items; to a draft that compresses nothing they are text."""
+        if self.config.latents_per_span is None:
+            return NO_SPANS
         ranges = [
             (feature.mm_position.offset, feature.mm_position.length)
             for feature in mm_features
             if feature.modality in VISUAL
         ]
-        return Spans.of(ranges, self.config.num_latents) if ranges else NO_SPANS
+        return Spans.of(ranges, self.config.latents_per_span) if ranges else NO_SPANS

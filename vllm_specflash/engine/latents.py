@@ -115,11 +115,7 @@ class SpanPooler:
             partial = self._partial.pop(key, None)
             if partial is None or partial.next != chunk.first:
                 partial = _Partial(self._empty(), chunk.first, chunk.first)
-            of_chunk = slice(chunk.row, chunk.row + chunk.stop - chunk.first)
-            states = hidden_states[of_chunk]
-            # Wider where a target hands its layers more than the first one's inputs.
-            inputs = None if embeddings is None else embeddings[of_chunk, : states.shape[1]]
-            rows = self.compressor.rows(states, chunk.first - chunk.start, chunk.end - chunk.start, inputs)
+            rows = self.rows(chunk, hidden_states, embeddings)
             bounds = to_device(np.array([0, len(rows)], dtype=np.int32), rows.device)
             partial.state = latent_compress(self.compressor.queries, rows, bounds, partial.state)
             partial.next = chunk.stop
@@ -128,6 +124,14 @@ class SpanPooler:
             else:
                 self._partial[key] = partial
         return finished
+
+    def rows(self, chunk: SpanChunk, hidden_states: Tensor, embeddings: Tensor | None) -> Tensor:
+        """What is pooled of a chunk, [stop - first, D']."""
+        of_chunk = slice(chunk.row, chunk.row + chunk.stop - chunk.first)
+        states = hidden_states[of_chunk]
+        # Wider where a target hands its layers more than the first one's inputs.
+        inputs = None if embeddings is None else embeddings[of_chunk, : states.shape[1]]
+        return self.compressor.rows(states, chunk.first - chunk.start, chunk.end - chunk.start, inputs)
 
     def forget(self, req_id: str) -> None:
         """Drop what is kept for a request that ended."""

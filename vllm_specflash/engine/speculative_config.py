@@ -17,6 +17,7 @@ from vllm_specflash.draft.config import SpecFlashConfig
 from vllm_specflash.engine.cache import KV_CACHE_LAYOUTS
 from vllm_specflash.engine.metrics import metrics_folder
 from vllm_specflash.engine.synthetic import refuse_outside_benchmarks
+from vllm_specflash.engine.target_layers import check_target_tells
 
 PROPOSER = "vllm_specflash.engine.v1.proposer.SpecFlashProposer"
 # Drafted tokens of a tree, at most, unless the user says otherwise.
@@ -33,8 +34,15 @@ class SpecFlashSpeculativeConfig(SpeculativeConfig):
     """The user's options, `model` resolved to a local folder."""
     trees: bool = True
     """Whether drafts may be trees, where the engine's attention can verify them."""
+    target_layers: tuple[int, ...] = ()
+    """Layers whose inputs the target's forward tells the draft (engine/target_layers.py)."""
     metrics_folder: str | None = None
     """Where this engine's workers leave their metrics (engine/metrics.py)."""
+
+    def compute_hash(self) -> str:
+        """vLLM's, which compiled forwards are kept under: with other layers the target's returns other states."""
+        plain = super().compute_hash()
+        return f"{plain} {self.target_layers}" if self.target_layers else plain
 
     def size_by_vllm(self, vllm_config) -> None:
         """Where vLLM can share a step's rows among the requests by what their drafts say of themselves, have it do so.
@@ -64,6 +72,7 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
     folder = find_draft(options, model_config.model, model_config.revision)
     draft = load_draft_config(folder)
     check_fits_target(draft, model_config, options, folder)
+    check_target_tells(draft.target_layers, model_config, folder)
     _refuse_uneven_heads(draft, parallel_config)
     return SpecFlashSpeculativeConfig(
         method="custom_class",
@@ -73,6 +82,7 @@ def build_speculative_config(engine_args, model_config, parallel_config) -> Spec
         target_parallel_config=parallel_config,
         specflash=replace(options, model=str(folder)),
         trees=trees,
+        target_layers=tuple(draft.target_layers or ()),
         metrics_folder=metrics_folder(),
     )
 
@@ -129,11 +139,6 @@ def check_fits_target(draft: SpecFlashConfig, model_config, options: SpecFlashOp
                 f"The draft in {folder} is for another target: its {what} is {of_draft}, that of "
                 f"{model_config.model} is {of_target}; use a draft trained for this target."
             )
-    if draft.target_layers:
-        raise SpecFlashError(
-            f"The draft in {folder} wants the states of the target's layers {', '.join(map(str, draft.target_layers))}, which "
-            "this version does not serve: train one without --target-layers."
-        )
     if options.check_target_name and not _same_name(draft.target_name, model_config):
         raise SpecFlashError(
             f"The draft in {folder} was trained for {draft.target_name}, not for {model_config.model}; use a draft "

@@ -27,23 +27,14 @@ class DemoTarget:
     tasks: tuple[str, ...]
 
 
-DEMO_TARGETS = (
-    DemoTarget(
-        "scenes",
-        "LLaVA on SmolLM2-135M, scenes and clips",
-        lambda: assemble.demo_target(),
-        WEIGHTS / "scenes-specflash",
-        ("scenes", "clips"),
-    ),
-    DemoTarget(
-        "smollm2",
-        "SmolLM2-135M-Instruct, chat",
-        lambda: assemble.text_target(),
-        WEIGHTS / "smollm2-135m-specflash",
-        ("chat",),
-    ),
+SCENES = DemoTarget(
+    "scenes",
+    "LLaVA on SmolLM2-135M, scenes and clips",
+    lambda: assemble.demo_target(),
+    WEIGHTS / "scenes-specflash",
+    ("scenes", "clips"),
 )
-# Reads pages of pictograms out, which nobody can guess unseen: for benchmarks of what sight is worth.
+# Pages of pictograms, whose names nobody can guess unseen: what the draft sees of a picture decides how much is drafted.
 SHEETS = DemoTarget(
     "sheets",
     "LLaVA on SmolLM2-135M, sheets read out",
@@ -51,3 +42,12 @@ SHEETS = DemoTarget(
     SHEET_READER / "specflash",
     ("sheets",),
 )
+# Everyday prompts are of another make than those that the draft was trained on.
+CHAT = DemoTarget(
+    "smollm2",
+    "SmolLM2-135M-Instruct, chat",
+    lambda: assemble.text_target(),
+    WEIGHTS / "smollm2-135m-specflash",
+    ("chat", "everyday"),
+)
+DEMO_TARGETS = (SCENES, SHEETS, CHAT)

@@ -50,7 +50,6 @@ class Row:
         question: what the rows of a group answer together.
         changes: of DraftOptions, against the base.
         loss: of LossOptions, against the base.
-        compress: without, every visual position is a row of the draft's sequence, like text.
         dataset_answers: trained on the data set's answers in place of the target's own.
     """
 
@@ -58,7 +57,6 @@ class Row:
     question: str
     changes: dict = field(default_factory=dict)
     loss: dict = field(default_factory=dict)
-    compress: bool = True
     dataset_answers: bool = False
 
 
@@ -66,7 +64,7 @@ def table_rows(base: DraftOptions) -> list[Row]:
     """All rows, the base first; a value that the base has already is not trained twice."""
     rows = [
         Row("base", "the base"),
-        Row("no-compression", "compression", compress=False),
+        Row("no-compression", "compression", {"compressor": "none"}),
         *(Row(f"latents-{m}", "compression", {"num_latents": m}) for m in (4, 16, 64)),
         *(Row(f"width-{k}", "tokens per forward", {"semi_ar_width": k}) for k in range(1, 9)),
         *(Row(f"variant-{v}", "layer", {"variant": v}) for v in ("plain", "residual")),
@@ -108,11 +106,10 @@ def run_row(row: Row, ground: Ground) -> dict:
         data = ground.dataset_data if row.dataset_answers else ground.data
         began = time.monotonic()
         train_draft(
-            ground.target, data, folder, replace(ground.shape, **row.changes), replace(ground.loss, **row.loss), recipe,
-            compress=row.compress,
-        )  # fmt: skip
+            ground.target, data, folder, replace(ground.shape, **row.changes), replace(ground.loss, **row.loss), recipe
+        )
         seconds = time.monotonic() - began
-        found = {"row": asdict(row), "train_seconds": seconds, **judge(folder, ground, features, row.compress)}
+        found = {"row": asdict(row), "train_seconds": seconds, **judge(folder, ground, features)}
         scratch = done.with_suffix(".part")
         write_provenance(scratch, **found, recipe=asdict(recipe))
         os.replace(scratch, done)
@@ -125,7 +122,7 @@ def _features(row: Row, ground: Ground) -> Path:
     return ground.features.with_name(f"{ground.features.name}-{row.name}") if more else ground.features
 
 
-def judge(folder: Path, ground: Ground, features: Path, compress: bool) -> dict:
+def judge(folder: Path, ground: Ground, features: Path) -> dict:
     """A trained draft on the held-out answers that the target itself gave, whatever the draft was trained on."""
     target = Target(ground.target)
     draft = SpecFlashDraft.from_pretrained(folder, dtype=torch.float32)
@@ -134,7 +131,7 @@ def judge(folder: Path, ground: Ground, features: Path, compress: bool) -> dict:
     answers = load_answers([AnswerFolder(data) for data in ground.data], target, recipe.max_length, Counter())
     held_out = [a for a in answers if a.temperature == 0 and is_held_out(a.prompt.id, recipe.held_out_share)]
     cache = FeatureCache(features, target.feature_size, target.features_name)
-    judged = AnswerSet(held_out[: ground.judged_answers], target, recipe.max_length, Counter(), cache, compress)
+    judged = AnswerSet(held_out[: ground.judged_answers], target, recipe.max_length, Counter(), cache)
     long = -(-CHAIN // width)
     taus = {
         "one round": evaluate_draft(draft, target, judged, 1),
@@ -150,11 +147,11 @@ def judge(folder: Path, ground: Ground, features: Path, compress: bool) -> dict:
         "first": one_round.per_position[0],
         "calibration_error": one_round.calibration_error,
         "parameters": sum(p.numel() for p in draft.parameters()),
-        **_work(samples, draft.config.num_latents),
+        **_work(samples, draft.config.latents_per_span),
     }
 
 
-def _work(samples: list[Sample], num_latents: int) -> dict[str, float]:
+def _work(samples: list[Sample], num_latents: int | None) -> dict[str, float]:
     """Rows of the draft's KV per answer, and rows that a draft forward attends to, both as means over the samples."""
     kv, seen = [], []
     for sample in samples:

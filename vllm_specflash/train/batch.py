@@ -1,7 +1,7 @@
 """A batch of samples as the draft sees it: which rows its compressed sequences have, and what each must predict.
 
 Draft positions count in the compressed sequence: a text position t has the row fc[emb(x_{t+1}); h_t], a visual span
-has M_i = min(M, N_i) latents, and positions inside a span have no row of their own. The last position of a sample has none
+has M_i = min(M, N_i) latents, and positions inside a span have no row of their own (unless M is None: then they are text). The last position of a sample has none
 either, since its next token is unknown.
 """
 
@@ -55,11 +55,12 @@ class Batch:
         return torch.where(self.valid, self.answer_from[:, None] + offsets, self.answer_from[:, None])
 
 
-def layout(sample: Sample, num_latents: int) -> tuple[list[int], list[int], list[tuple[int, int, int]]]:
+def layout(sample: Sample, num_latents: int | None) -> tuple[list[int], list[int], list[tuple[int, int, int]]]:
     """One sample's compressed sequence: text positions t, their draft positions s, and spans (start, N, s)."""
     positions, rows, spans = [], [], []
     position = row = 0
-    for start, length in [*sorted(sample.spans), (len(sample) - 1, 0)]:
+    compressed = [] if num_latents is None else sorted(sample.spans)
+    for start, length in [*compressed, (len(sample) - 1, 0)]:
         count = start - position
         positions += range(position, start)
         rows += range(row, row + count)
@@ -71,7 +72,7 @@ def layout(sample: Sample, num_latents: int) -> tuple[list[int], list[int], list
     return positions, rows, spans
 
 
-def collate(samples: list[Sample], num_latents: int, width: int) -> Batch:
+def collate(samples: list[Sample], num_latents: int | None, width: int) -> Batch:
     """Lay out a batch for K = `width` offsets."""
     length = max(len(sample) for sample in samples)
     layouts = [layout(sample, num_latents) for sample in samples]

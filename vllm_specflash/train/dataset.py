@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -79,10 +79,7 @@ def greedy_held_out(target: Target, folders: list[Path], share: float, max_lengt
 
 
 class AnswerSet(torch.utils.data.Dataset):
-    """Samples by index; None stands for one that could not be read, with its reason counted once in `skipped`.
-
-    Without `compress` samples have no spans: visual positions are laid out like text.
-    """
+    """Samples by index; None stands for one that could not be read, with its reason counted once in `skipped`."""
 
     def __init__(
         self,
@@ -91,20 +88,16 @@ class AnswerSet(torch.utils.data.Dataset):
         max_length: int,
         skipped: Counter,
         cache: FeatureCache | None,
-        compress: bool = True,
     ):
         self.answers, self.target, self.max_length = answers, target, max_length
-        self.skipped, self.cache, self.compress = skipped, cache, compress
+        self.skipped, self.cache = skipped, cache
         self._unusable: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.answers)
 
     def __getitem__(self, index: int) -> Sample | None:
-        sample = self._sample(self.answers[index])
-        return sample if sample is None or self.compress else replace(sample, spans=[])
-
-    def _sample(self, answer: Answer) -> Sample | None:
+        answer = self.answers[index]
         if self.cache is not None and answer.prompt.id in self.cache:
             return self.cache.samples[answer.prompt.id]
         try:
@@ -127,13 +120,13 @@ class AnswerSet(torch.utils.data.Dataset):
         todo = [i for i, answer in enumerate(self.answers) if answer.prompt.id not in self.cache]
         todo.sort(key=lambda i: len(self.answers[i].token_ids))
         for start in track(range(0, len(todo), batch_size), description="features of the target"):
-            samples = [self._sample(self.answers[i]) for i in todo[start : start + batch_size]]
+            samples = [self[i] for i in todo[start : start + batch_size]]
             samples = [sample for sample in samples if sample is not None]
             if samples:
                 self.cache.append(samples, self.target.hidden_states(samples))
         self.answers = [answer for answer in self.answers if answer.prompt.id in self.cache]
 
-    def features(self, samples: list[Sample], num_latents: int, width: int) -> Features:
+    def features(self, samples: list[Sample], num_latents: int | None, width: int) -> Features:
         """A batch of samples with their hidden states."""
         if self.cache is not None and all(sample.id in self.cache for sample in samples):
             hidden = pad_sequence([self.cache.hidden(sample.id) for sample in samples], batch_first=True)

@@ -62,13 +62,11 @@ def train_draft(
     shape: DraftOptions,
     loss: LossOptions,
     recipe: RecipeOptions,
-    compress: bool = True,
 ) -> tuple[dict[str, Acceptance], Counter]:
     """Train, save to `out`, and return the simulated acceptance per task and the skipped answers by reason.
 
     Started again with the same arguments after an interruption, it continues from the last complete checkpoint, with the
-    same batches and the same randomness: the losses are those of an uninterrupted run. Without `compress` the draft sees
-    every visual position as text, which no engine serves: it is there to be compared with.
+    same batches and the same randomness: the losses are those of an uninterrupted run.
 
     Raises:
         SpecFlashError: settings that contradict each other, nothing to train on, or a folder with another training in it.
@@ -140,7 +138,7 @@ def train_draft(
         cache = None
         if recipe.features is not None:
             cache = FeatureCache(recipe.features, target.feature_size, target.features_name)
-        sets = [AnswerSet(part, target, recipe.max_length, skipped, cache, compress) for part in (training, held_out)]
+        sets = [AnswerSet(part, target, recipe.max_length, skipped, cache) for part in (training, held_out)]
         if cache is not None:
             for answer_set in sets:
                 answer_set.fill_cache(recipe.batch_size)

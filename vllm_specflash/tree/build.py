@@ -60,7 +60,7 @@ def best_trees(
     """Best-first trees.
 
     Args:
-        first: [Q, C] float32 chances of the first position's candidates; zeros and NaN are never taken.
+        first: [Q, C] chances of the first position's candidates; zeros and NaN are never taken.
         following: [Q, L - 1, C, C] chances of the later positions' after each candidate before.
         num_nodes: n.
         deepest: [Q] depth that no node exceeds; L where not given.
@@ -71,8 +71,8 @@ def best_trees(
     deepest = np.full(requests, levels) if deepest is None else deepest
     chain = np.zeros(requests, dtype=bool) if chain is None else chain
     tree = best_tree(
-        torch.from_numpy(np.ascontiguousarray(first)),
-        torch.from_numpy(np.ascontiguousarray(following)),
+        torch.from_numpy(np.ascontiguousarray(first, dtype=np.float32)),
+        torch.from_numpy(np.ascontiguousarray(following, dtype=np.float32)),
         num_nodes,
         torch.from_numpy(np.asarray(deepest, dtype=np.int32)),
         torch.from_numpy(np.asarray(chain, dtype=bool)),

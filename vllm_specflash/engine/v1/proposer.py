@@ -154,7 +154,7 @@ class SpecFlashProposer:
 
         next_tokens = np.clip(step.token_ids[requests, positions + 1], 0, self.model.config.target_vocab_size - 1)
         text = Rows(
-            step.hidden_states[self._tensor(rows)],
+            step.told(self._tensor(rows)),
             self._tensor(next_tokens),
             self._tensor(spans.draft_positions(requests, positions)),
             self.cache.slots(step.block_table, self._tensor(requests), self._tensor(positions)),

@@ -7,6 +7,7 @@ from vllm.logger import init_logger
 from vllm_specflash.engine.attention_layers import attention_layers
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.synthetic import conditional
+from vllm_specflash.engine.target_layers import hand_out, in_order
 from vllm_specflash.engine.v1.attention import (
     SidePaths,
     run_trees,
@@ -36,6 +37,13 @@ class SpecFlashRunnerMixin:
         self.side_paths: SidePaths | None = None
         # Set by the worker that speaks for the engine, once it is warm.
         self.metrics: WorkerMetrics | None = None
+
+    def load_model(self, *args, **kwargs):
+        super().load_model(*args, **kwargs)
+        layers = self.speculative_config.target_layers
+        if layers:
+            hand_out(self.model, layers, self.speculative_config.specflash.model)
+            self.use_aux_hidden_state_outputs = True
 
     def initialize_kv_cache(self, kv_cache_config, *args, **kwargs):
         """vLLM's, with blocks of our own at the end that its scheduler never hears of."""
@@ -142,7 +150,9 @@ class SpecFlashRunnerMixin:
             resting = self.drafter.rests(len(req_ids))
             # A prompt's rows are kept whatever happens: what comes after it is drafted from them for as long as it is answered.
             if not (resting and self._decoding().all()):
-                step = self._step(scheduler_output, sampled_token_ids, hidden_states, common_attn_metadata)
+                step = self._step(
+                    scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states, common_attn_metadata
+                )
                 if resting:
                     step.room[:] = 0
                 drafts = self.drafter.propose(step)
@@ -181,7 +191,9 @@ class SpecFlashRunnerMixin:
             self.drafter.add_request(request.req_id, request.mm_features, request.sampling_params)
         return super()._update_states(scheduler_output)
 
-    def _step(self, scheduler_output, sampled_token_ids, hidden_states, common_attn_metadata) -> Step:
+    def _step(
+        self, scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states, common_attn_metadata
+    ) -> Step:
         batch = self.input_batch
         req_ids = batch.req_ids
         count = len(req_ids)
@@ -203,6 +215,7 @@ class SpecFlashRunnerMixin:
             req_ids=req_ids,
             hidden_states=hidden_states,
             embeddings=self.inputs_embeds.gpu,
+            layer_states=in_order(aux_hidden_states, self.speculative_config.target_layers),
             row=np.cumsum(scheduled) - scheduled,
             start=start,
             committed=committed,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -14,6 +15,7 @@ class Step:
         req_ids: R request ids.
         hidden_states: [T, D], the target's after the final norm, for every scheduled token.
         embeddings: [T, D or more], its inputs; what they are where nothing visual was read does not matter.
+        layer_states: inputs of the layers that the draft sees too, [T, D] each, in its order of them.
         row: [R] row of each request's first scheduled token.
         start: [R] target position of that token.
         committed: [R] how many of its rows are now part of the sequence (rejected drafts are not).
@@ -27,6 +29,7 @@ class Step:
     req_ids: list[str]
     hidden_states: Tensor
     embeddings: Tensor
+    layer_states: list[Tensor]
     row: np.ndarray
     start: np.ndarray
     committed: np.ndarray
@@ -39,3 +42,9 @@ class Step:
     def rows(self, requests: np.ndarray, within: np.ndarray) -> np.ndarray:
         """Rows [T'] of hidden states for the within[T']-th committed positions of requests [T']."""
         return self.row[requests] + (within if self.path is None else self.path[requests, within])
+
+    def told(self, rows: Tensor) -> Tensor:
+        """What the target tells of rows [T'], [T', feature_size]: its final hidden states, then those of the layers."""
+        if not self.layer_states:
+            return self.hidden_states[rows]
+        return torch.cat([states[rows] for states in (self.hidden_states, *self.layer_states)], dim=-1)

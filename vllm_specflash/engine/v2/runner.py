@@ -9,6 +9,7 @@ from vllm_specflash.engine.hooks import replaced
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.synthetic import conditional
+from vllm_specflash.engine.target_layers import hand_out
 from vllm_specflash.engine.v2.backend import TreeMetadataBuilder, keys_and_values
 from vllm_specflash.engine.v2.lora import NodeLoraState
 from vllm_specflash.engine.v2.selection import obstacle
@@ -41,6 +42,10 @@ class SpecFlashRunnerMixin:
         super().load_model(*args, **kwargs)
         speculator = self.speculator
         speculator.load(self.model)
+        layers = self.speculative_config.target_layers
+        if layers:
+            hand_out(self.model, layers, speculator.options.model)
+            self.use_aux_hidden_state_outputs = True
         self.rejection_sampler = TreeVerifier.replacing(
             self.rejection_sampler, speculator.rows, speculator.width, speculator.counters.totals
         )
@@ -48,19 +53,23 @@ class SpecFlashRunnerMixin:
         if rates is not None:
             self.rejection_sampler.synthetic = torch.tensor(conditional(rates), device=self.device)
         encoder = getattr(self.model_state, "encoder_runner", None)
-        if encoder is not None:
-            speculator.embeddings = encoder.inputs_embeds
+        if encoder is not None and speculator.draft.config.pools_embeddings:
+            speculator.embeddings = torch.empty_like(encoder.inputs_embeds)
         self._orders_all = bool(self.model_config.logits_processors)
-        self._shift_mrope()
+        self._follow_inputs()
 
-    def _shift_mrope(self) -> None:
-        """M-RoPE's positions are made after ours: text counts alike in all three of its rows."""
-        prepare, back = self.model_state.prepare_inputs, self.speculator.rows.back
+    def _follow_inputs(self) -> None:
+        """Just before the target runs: M-RoPE's positions, which are made after ours, and what the draft pools of its inputs."""
+        prepare, back, embeddings = self.model_state.prepare_inputs, self.speculator.rows.back, self.speculator.embeddings
 
         def prepare_inputs(input_batch, req_states):
-            inputs = prepare(input_batch, req_states)
+            inputs, rows = prepare(input_batch, req_states), slice(input_batch.num_tokens)
             if "positions" in inputs:
-                inputs["positions"][..., : input_batch.num_tokens] -= back[: input_batch.num_tokens]
+                # Text counts alike in all three of M-RoPE's rows.
+                inputs["positions"][..., rows] -= back[rows]
+            if embeddings is not None and input_batch.is_prefilling_np.any():
+                # On GPUs the target's layers add to their inputs in place.
+                embeddings[rows].copy_(self.model_state.encoder_runner.inputs_embeds[rows])
             return inputs
 
         self.model_state.prepare_inputs = prepare_inputs

@@ -16,6 +16,7 @@ from vllm_specflash.engine.latents import SpanPooler, chunks_of
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.synthetic import SYNTHETIC_WARNING, assumed_chances
+from vllm_specflash.engine.target_layers import in_order
 from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.engine.v2.counters import DeviceCounters
 from vllm_specflash.engine.v2.graphs import DraftGraphs
@@ -60,7 +61,7 @@ class SpecFlashSpeculator(BaseSpeculator):
         # Until the runner has found that its attention verifies trees, all drafts are chains.
         self.runs_trees = False
         self.acceptance: Acceptance | None = None
-        # Of the step at hand, [T, D or more], always at the same address; set once the runner's target can read pictures.
+        # Of the step at hand, [T, D or more], kept by the runner before the target's layers change them; None for drafts that pool none.
         self.embeddings: Tensor | None = None
         self._spans: dict[str, Spans] = {}
 
@@ -94,7 +95,10 @@ class SpecFlashSpeculator(BaseSpeculator):
         self.rows = TreeRows.empty(most_rows, requests, self.width, device)
         self.committed = CommittedRows.empty(most_rows, requests, device)
         self.queries = SlotQueries.empty(requests, self.tables.flags)
-        self.hidden = torch.zeros(most_rows, self.hidden_size, dtype=self.draft.lm_head.dtype, device=device)
+        width, dtype = self.draft.config.feature_size, self.draft.lm_head.dtype
+        self.hidden = torch.zeros(most_rows, width, dtype=dtype, device=device)
+        # The final hidden states', then one for each layer that the draft sees too.
+        self._parts = self.hidden.split(self.hidden_size, dim=1)
         self.drafts = torch.zeros(requests, self.num_speculative_tokens, dtype=torch.int64, device=device)
         self.draft_token_confidence_probs = torch.zeros(requests, self.num_speculative_tokens, device=device)
         self.kept = KeptDrafts(self.drafts, self.draft_token_confidence_probs, self.tables.trees, self.tables.chances)
@@ -139,16 +143,15 @@ class SpecFlashSpeculator(BaseSpeculator):
         **kwargs,
     ) -> Tensor:
         """Drafts [R, n] int64 for the R requests of the step, of which vLLM will verify num_speculative_tokens."""
-        requests = input_batch.num_reqs
-        drafts = self.drafts[:requests]
-        if dummy_run:
-            if is_profile:
-                self._profile(last_hidden_states)
-            return drafts
-        if not self.draft.cache.allocated:
+        requests, drafts = input_batch.num_reqs, self.drafts[: input_batch.num_reqs]
+        if dummy_run and is_profile:
+            # The most that a step may need, for vLLM's measurement of memory; there is no KV cache yet.
+            self.core.measure(len(last_hidden_states), min(self.max_num_reqs, len(last_hidden_states)))
+        if dummy_run or not self.draft.cache.allocated:
             return drafts
         try:
-            self._draft(input_batch, slot_mappings, last_hidden_states, num_sampled, num_speculative_tokens != 0)
+            told = [last_hidden_states, *in_order(aux_hidden_states, self.draft.config.target_layers)]
+            self._draft(input_batch, slot_mappings, told, num_sampled, num_speculative_tokens != 0)
         except Exception:
             # Ranks that share a target have to see the same drafts: where there are several, none may go on alone.
             if self.draft.ranks.count > 1:
@@ -162,12 +165,14 @@ class SpecFlashSpeculator(BaseSpeculator):
         return drafts
 
     def _draft(
-        self, batch: InputBatch, slot_mappings: dict[str, Tensor], hidden_states: Tensor, num_sampled: Tensor, wanted: bool
+        self, batch: InputBatch, slot_mappings: dict[str, Tensor], told: list[Tensor], num_sampled: Tensor, wanted: bool
     ) -> None:
+        """`told`: the target's final hidden states [T, D] of the step, then those of more layers."""
         rows = batch.num_tokens
         self._commit(batch, slot_mappings, num_sampled)
-        torch.index_select(hidden_states, 0, self.committed.source[:rows], out=self.hidden[:rows])
-        self._pool(batch, hidden_states)
+        for states, part in zip(told, self._parts, strict=True):
+            torch.index_select(states, 0, self.committed.source[:rows], out=part[:rows])
+        self._pool(batch, told[0])
         if not wanted:
             self.core.remember(self._committed_rows(rows))
         elif not self.graphs.replay(batch):
@@ -243,8 +248,3 @@ class SpecFlashSpeculator(BaseSpeculator):
                 for part in (latents.requests, latents.positions, spans.draft_positions(latents.requests, latents.positions))
             )
             self.core.remember_latents(latents.rows, positions, self.draft.cache.slots(self.block_table, requests, at))
-
-    def _profile(self, hidden_states: Tensor) -> None:
-        """The most that a step may need, for vLLM's measurement of memory; there is no KV cache yet."""
-        rows, requests = len(hidden_states), min(self.max_num_reqs, len(hidden_states))
-        self.core.measure(rows, requests)

@@ -71,6 +71,8 @@ class DecodeStep(SpecFlashRunnerMixin, _Runner):
         )
         self.input_batch = self._batch(requests, nodes + 1, context)
         self.hidden_states = torch.zeros(self.input_batch.num_tokens, config.hidden_size, dtype=torch.bfloat16, device=device)
+        layers = sorted(set(config.target_layers or ()))
+        self.layer_states = [torch.zeros_like(self.hidden_states) for _ in layers] or None
         self.logits = torch.zeros(self.input_batch.num_tokens, 1, device=device)
         self.num_sampled = torch.ones(requests, dtype=torch.int32, device=device)
         self._build(vllm_config, config, requests, context)
@@ -145,5 +147,5 @@ class DecodeStep(SpecFlashRunnerMixin, _Runner):
     def draft(self) -> None:
         """Then: the drafts of the next step."""
         self.speculator.propose(
-            self.input_batch, None, self.slot_mappings, self.hidden_states, None, self.num_sampled
+            self.input_batch, None, self.slot_mappings, self.hidden_states, self.layer_states, self.num_sampled
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vllm_specflash.config import METHOD
 from vllm_specflash.lab.checkout import required
-from vllm_specflash.lab.showcase import DEMO_TARGETS, SHEETS, DemoTarget
+from vllm_specflash.lab.showcase import DEMO_TARGETS, DemoTarget
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def find_target(text: str, draft: str | None = None, tasks: tuple[str, ...] = ()
         draft: draft checkpoint, over the default one.
         tasks: tasks to run, over the default ones (of a user's own target, chat).
     """
-    for demo in (*DEMO_TARGETS, SHEETS):
+    for demo in DEMO_TARGETS:
         if text == demo.name:
             return of_demo(demo, draft, tasks)
     return Target(Path(text).name, text, draft, tasks or ("chat",))

@@ -147,12 +147,12 @@ def answer_with_vllm(folder: Path, asked: list[tuple[Scene | Clip | Sheet, str]]
     from PIL import Image
     from vllm import LLM, SamplingParams
 
-    llm = LLM(str(folder), max_model_len=1024, max_num_seqs=32, limit_mm_per_prompt={"image": 8}, enforce_eager=True,
-              kv_cache_memory_bytes=1 << 30)
     conversations = []
     for shown, request in asked:
         content = [{"type": "image_pil", "image_pil": Image.fromarray(picture)} for picture in shown.pictures()]
         conversations.append([{"role": "user", "content": [*content, {"type": "text", "text": request}]}])
+    llm = LLM(str(folder), max_model_len=1024, max_num_seqs=32, limit_mm_per_prompt={"image": 8}, enforce_eager=True,
+              kv_cache_memory_bytes=1 << 30)
     for output in llm.chat(conversations, SamplingParams(temperature=0, max_tokens=MAX_ANSWER)):
         yield output.outputs[0].text
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vllm_specflash.config import SpecFlashError
+
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FONT_SIZE = 109  # the only size the font's bitmaps exist in
 
@@ -42,6 +44,8 @@ def _artwork(name: str):
     """The pictogram at the font's own size, cropped to what is drawn: PIL RGBA image."""
     from PIL import Image, ImageDraw, ImageFont
 
+    if not FONT.is_file():
+        raise SpecFlashError(f"There is no {FONT} to draw pictures with: install the Debian package fonts-noto-color-emoji.")
     font = ImageFont.truetype(str(FONT), FONT_SIZE)
     image = Image.new("RGBA", (160, 160))
     ImageDraw.Draw(image).text((12, 12), PICTOGRAMS[name], font=font, embedded_color=True)

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ def _placed(latents: int, features: str, **more) -> dict:
 
 ROWS: dict[str, dict] = {
     "hidden": {"num_latents": 0},
-    "all rows": {"compress": False},
+    "all rows": {"compressor": "none"},
     **{f"paper, M = {m}": {"num_latents": m} for m in (1, 4, 16, 64)},
     **{f"placed, states, M = {m}": _placed(m, "states") for m in (1, 4, 9, 16, 64)},
     **{f"placed, embeddings, M = {m}": _placed(m, "embeddings") for m in (1, 4, 9, 16, 64)},
@@ -100,10 +100,9 @@ class Ground:
                 yield [self.training[i] for i in batches[index]]
 
 
-def lay_out(turns: list[Turn], draft: SpecFlashDraft, compress: bool) -> tuple[Batch, Tensor, Tensor]:
+def lay_out(turns: list[Turn], draft: SpecFlashDraft) -> tuple[Batch, Tensor, Tensor]:
     """A batch, its hidden states [B, L, D] and the visual embeddings of all its spans [rows, D]."""
-    samples = [turn.sample if compress else replace(turn.sample, spans=[]) for turn in turns]
-    batch = collate(samples, draft.config.num_latents, draft.config.semi_ar_width)
+    batch = collate([turn.sample for turn in turns], draft.config.latents_per_span, draft.config.semi_ar_width)
     hidden = pad_sequence([turn.hidden for turn in turns], batch_first=True)
     return batch, hidden, torch.cat([turn.embeddings for turn in turns])
 
@@ -125,8 +124,6 @@ def new_draft(ground: Ground, setting: Setting, fields: dict) -> SpecFlashDraft:
 
 def train(ground: Ground, setting: Setting, fields: dict, log: str) -> SpecFlashDraft:
     """A draft after `setting.steps` steps; cosine schedule, as `specflash train` has it."""
-    fields = dict(fields)
-    compress = fields.pop("compress", True)
     draft = new_draft(ground, setting, fields)
     options, batches, began = LossOptions(), ground.batches(setting), time.monotonic()
     optimizer = torch.optim.AdamW(draft.parameters(), lr=setting.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
@@ -135,7 +132,7 @@ def train(ground: Ground, setting: Setting, fields: dict, log: str) -> SpecFlash
         for group in optimizer.param_groups:
             group["lr"] = setting.learning_rate * min((step + 1) / WARMUP, decay)
         turns = next(batches)
-        batch, hidden, visual = lay_out(turns, draft, compress)
+        batch, hidden, visual = lay_out(turns, draft)
         width = options.noise * 512 / torch.tensor([len(turn.sample) for turn in turns])[:, None, None]
         noisy = hidden.float() + (torch.rand(hidden.shape) - 0.5) * width
         with torch.autocast("cpu", torch.bfloat16):
@@ -152,13 +149,13 @@ def train(ground: Ground, setting: Setting, fields: dict, log: str) -> SpecFlash
 
 
 @torch.no_grad()
-def judge(draft: SpecFlashDraft, ground: Ground, compress: bool) -> dict[str, dict]:
+def judge(draft: SpecFlashDraft, ground: Ground) -> dict[str, dict]:
     """Per task: tau, share of first tokens accepted, share of names that a draft gave (not the target), rows attended to."""
     embedding, lm_head = ground.embedding.float(), ground.lm_head.float()
     accepted: dict[str, Acceptance] = {}
     counts: dict[str, Counter] = {}
     for turn in ground.held_out:
-        batch, hidden, visual = lay_out([turn], draft, compress)
+        batch, hidden, visual = lay_out([turn], draft)
         chains = drafted(draft, batch, hidden.float(), embedding, lm_head, 1, visual=visual.float()).chain()
         answer, task = turn.sample.input_ids[turn.sample.answer_start :], turn.sample.task
         found = walk(chains, answer)
@@ -194,7 +191,7 @@ def run_row(name: str, ground: Ground, setting: Setting, out: Path, keep_as: str
             draft.config.target_name = keep_as
             draft.to(torch.bfloat16).save_pretrained(path.with_suffix(""))
             draft.float()
-        found = judge(draft, ground, ROWS[name].get("compress", True))
+        found = judge(draft, ground)
         shared = {**vars(setting), "states": setting.states.name}
         scratch = path.with_suffix(".part")
         write_provenance(

@@ -6,6 +6,7 @@ from pathlib import Path
 import jinja2
 
 from vllm_specflash.lab.inspection.answer import Inspected
+from vllm_specflash.lab.inspection.gaze import gaze, looked_at, most_of
 from vllm_specflash.lab.inspection.heat import heat_map, picture
 from vllm_specflash.lab.inspection.record import ROOT, Record, Span, Step
 
@@ -18,6 +19,7 @@ VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 def page(inspected: Inspected, prompt: str, images: Sequence[Path], target: str, draft: str | None) -> str:
     """The HTML, pictures included."""
     record = inspected.record
+    most = most_of(record.steps)
     slowest = max((step.seconds for step in record.decode_steps), default=0) or max(s.seconds for s in record.steps)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vllm_specflash.lab.inspection", "."), autoescape=True, undefined=jinja2.StrictUndefined
@@ -31,18 +33,23 @@ def page(inspected: Inspected, prompt: str, images: Sequence[Path], target: str,
         total_ms=1e3 * sum(step.seconds for step in record.steps),
         images=[_image(path, span) for path, span in zip(images, record.spans)],
         tokens=[
-            {"piece": piece, "step": step + 1, "kind": kind}
+            _token(piece, step + 1, kind, record.steps[step])
             for piece, (_, step, kind) in zip(inspected.pieces, record.tokens(), strict=True)
         ],
-        steps=[_step(step, inspected.names, slowest) for step in record.steps],
+        steps=[{**_step(step, inspected.names, slowest), "gaze": gaze(step, most)} for step in record.steps],
     )
+
+
+def _token(piece: str, number: int, kind: str, step: Step) -> dict:
+    # The target's own token was not drafted: nobody looked anywhere for it.
+    return {"piece": piece, "step": number, "kind": kind, "looked": looked_at(step) if kind == "accepted" else None}
 
 
 def _image(path: Path, span: Span) -> dict:
     url, width, height = picture(path)
-    frames, rows, columns = span.shape(width / height)
+    shape = frames, rows, columns = span.shape(width / height)
     return {
-        "url": url, "width": width, "height": height, "rows": rows, "columns": columns,
+        "url": url, "width": width, "height": height, "rows": rows, "columns": columns, "side": span.side(shape),
         "latents": [
             {"url": heat_map(weights, frames * rows, columns), "width": span.width(latent)}
             for latent, weights in enumerate(span.weights)

@@ -17,17 +17,34 @@ class Node:
 
 @dataclass(frozen=True)
 class Step:
-    """One engine step: the draft that it verified and the tokens that came of it; seconds of the host."""
+    """One engine step: the draft that it verified and the tokens that came of it; seconds of the host.
+
+    Attributes:
+        looks: [S][M], what share of its attention the draft gave each latent of each span when it was made; the rest went
+            to text. None where there was no draft.
+    """
 
     scheduled: int
     draft: list[Node]
     emitted: list[int]
     target_seconds: float
     draft_seconds: float
+    looks: list[list[float]] | None = None
 
     @property
     def seconds(self) -> float:
         return self.target_seconds + self.draft_seconds
+
+    @property
+    def most_looked(self) -> tuple[int, int, float] | None:
+        """Index of the span and of its latent that got most of the draft's attention, and the share; None without any."""
+        shares = [(span, latent, share) for span, of in enumerate(self.looks or ()) for latent, share in enumerate(of)]
+        return max(shares, key=lambda one: one[2], default=None)
+
+    @property
+    def text_look(self) -> float:
+        """What share of its attention the draft gave text, the answer so far included."""
+        return 1 - sum(map(sum, self.looks or ()))
 
     @property
     def accepted(self) -> list[int]:
@@ -85,6 +102,23 @@ class Span:
         divisors = [rows for rows in range(1, count + 1) if count % rows == 0]
         rows = min(divisors, key=lambda rows: abs(math.log(count / rows / rows / aspect)))
         return 1, rows, count // rows
+
+    def side(self, shape: tuple[int, int, int]) -> int | None:
+        """Latents a row where they are a square grid over the picture, most looking at their own cell; None elsewhere.
+
+        Args:
+            shape: frames, rows and columns of visual tokens.
+        """
+        frames, rows, columns = shape
+        count, side = len(self.weights), math.isqrt(len(self.weights))
+        if frames > 1 or side * side != count:
+            return None
+        own = 0
+        for latent, weights in enumerate(self.weights):
+            down = sum(w * (at // columns + 0.5) for at, w in enumerate(weights)) / rows
+            right = sum(w * (at % columns + 0.5) for at, w in enumerate(weights)) / columns
+            own += int(down * side) * side + int(right * side) == latent
+        return side if 2 * own > count else None
 
     def width(self, latent: int) -> float:
         """How many tokens a latent looks at: the exponential of its weights' entropy, from 1 to N."""

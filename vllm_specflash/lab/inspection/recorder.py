@@ -10,7 +10,9 @@ from functools import wraps
 import numpy as np
 import torch
 
-from vllm_specflash.engine.spans import VISUAL
+from vllm_specflash.draft.compressor import LatentCompressor
+from vllm_specflash.engine.latents import SpanChunk
+from vllm_specflash.lab.inspection.attention import Question, first_question
 
 RECORDER = "vllm_specflash.lab.inspection.recorder.Recorder"
 
@@ -28,26 +30,29 @@ class Recorder:
 
 
 class _Tape:
-    """Wraps three methods of one model runner. Meant for one request at a time."""
+    """Wraps three methods of one model runner, and two of its draft side. Meant for one request at a time."""
 
     def __init__(self, runner):
         self._runner = runner
+        # What the newest draft was made from.
+        self._question: Question | None = None
         self._begin()
         runner.execute_model = self._around_step(runner.execute_model)
         runner.sample_tokens = self._around_sampling(runner.sample_tokens)
         runner.propose_draft_token_ids = self._around_draft(runner.propose_draft_token_ids)
+        core, pooler = runner.drafter.core, runner.drafter.pooler
+        core.propose = self._around_network(core.propose)
+        pooler.rows = self._around_pooling(pooler.rows)
 
     def take(self) -> dict:
-        taken = {"steps": self._steps, "spans": [span.finish(self._queries()) for span in self._spans.values()]}
+        compressor = self._runner.drafter.model.compressor
+        taken = {"steps": self._steps, "spans": [span.finish(compressor) for span in self._spans.values()]}
         self._begin()
         return taken
 
     def _begin(self) -> None:
         self._steps: list[dict] = []
         self._spans: dict[tuple[int, int], _SpanRows] = {}
-
-    def _queries(self) -> torch.Tensor:
-        return self._runner.drafter.model.compressor.queries
 
     def _around_step(self, execute_model):
         @wraps(execute_model)
@@ -57,7 +62,10 @@ class _Tape:
             ((req_id, scheduled),) = scheduler_output.num_scheduled_tokens.items()
             drafted = list(scheduler_output.scheduled_spec_decode_tokens.get(req_id, ()))
             parents = self._runner.drafter.drafted(req_id, len(drafted)).parents[1:]
-            step = {"scheduled": scheduled, "draft": _nodes(drafted, parents), "emitted": [], "draft_seconds": 0.0}
+            step = {
+                "scheduled": scheduled, "draft": _nodes(drafted, parents), "emitted": [], "draft_seconds": 0.0,
+                "looks": self._looks(req_id) if drafted else None,
+            }  # fmt: skip
             self._steps.append(step)
             began = time.perf_counter()
             try:
@@ -84,46 +92,62 @@ class _Tape:
 
     def _around_draft(self, propose):
         @wraps(propose)
-        def wrapped(scheduler_output, sampled_token_ids, sampling_metadata, hidden_states, *args, **kwargs):
+        def wrapped(scheduler_output, sampled_token_ids, *args, **kwargs):
             began = time.perf_counter()
             try:
-                return propose(scheduler_output, sampled_token_ids, sampling_metadata, hidden_states, *args, **kwargs)
+                return propose(scheduler_output, sampled_token_ids, *args, **kwargs)
             finally:
                 step = self._steps[-1]
                 step["draft_seconds"] = time.perf_counter() - began
                 step["emitted"] = [int(token) for token in sampled_token_ids[0]]
-                self._keep_spans(step["scheduled"], hidden_states)
 
         return wrapped
 
-    def _keep_spans(self, scheduled: int, hidden_states: torch.Tensor) -> None:
-        """Copy the hidden states of this step's visual tokens: a span may arrive over several steps."""
-        batch = self._runner.input_batch
-        first = int(batch.num_computed_tokens_cpu[0])
-        for feature in self._runner.requests[batch.req_ids[0]].mm_features:
-            if feature.modality not in VISUAL:
-                continue
-            begin, end = feature.mm_position.offset, feature.mm_position.offset + feature.mm_position.length
-            rows = hidden_states[max(begin, first) - first : max(0, min(end, first + scheduled) - first)]
-            if len(rows):
-                self._spans.setdefault((begin, end), _SpanRows(begin, end, _grid(feature))).add(rows)
+    def _around_network(self, propose):
+        @wraps(propose)
+        def wrapped(*args, **kwargs):
+            with first_question() as asked:
+                proposal = propose(*args, **kwargs)
+            (self._question,) = asked
+            return proposal
+
+        return wrapped
+
+    def _looks(self, req_id: str) -> list[list[float]] | None:
+        """What the draft at hand attended to; asked before the step's clock starts and its rows reach the draft's cache."""
+        if self._question is None:
+            return None
+        features = self._runner.requests[req_id].mm_features
+        return self._question.shares(self._runner.drafter.draft.spans_of(features))
+
+    def _around_pooling(self, rows):
+        @wraps(rows)
+        def wrapped(chunk: SpanChunk, *args, **kwargs):
+            pooled = rows(chunk, *args, **kwargs)
+            where = chunk.start, chunk.end
+            if chunk.first == chunk.start:
+                features = self._runner.requests[chunk.req_id].mm_features
+                self._spans[where] = _SpanRows(*where, _grid(features, chunk.start))
+            self._spans[where].add(pooled)
+            return pooled
+
+        return wrapped
 
 
 class _SpanRows:
-    """Hidden states of one visual span, as they come."""
+    """What the draft pools of one visual span, as it comes: a span may arrive over several steps."""
 
     def __init__(self, begin: int, end: int, grid: list[int] | None):
         self.begin, self.end, self.grid = begin, end, grid
         self._chunks: list[torch.Tensor] = []
 
     def add(self, rows: torch.Tensor) -> None:
-        self._chunks.append(rows.float().cpu())
+        # A copy: they may be a view of what the next step overwrites.
+        self._chunks.append(rows.float().clone())
 
-    def finish(self, queries: torch.Tensor) -> dict:
-        """The span with what each of its M latents weighs each of its N tokens, [M, N]: softmax(A F^T)."""
-        features = torch.cat(self._chunks)
-        latents = queries.float().cpu()[: len(features)]
-        weights = torch.softmax(latents @ features.T, dim=-1)
+    def finish(self, compressor: LatentCompressor) -> dict:
+        """The span as record.py has it."""
+        weights = compressor.looks(torch.cat(self._chunks))
         return {"begin": self.begin, "end": self.end, "grid": self.grid, "weights": weights.tolist()}
 
 
@@ -132,9 +156,9 @@ def _nodes(tokens: list[int], parents: np.ndarray) -> list[dict]:
     return [{"token": int(token), "parent": int(parent) - 1} for token, parent in zip(tokens, parents)]
 
 
-def _grid(feature) -> list[int] | None:
-    """Frames, rows and columns of patches where the processor says them (Qwen2-VL and its kin)."""
-    data = getattr(feature, "data", None)
+def _grid(features: list, begin: int) -> list[int] | None:
+    """Frames, rows and columns of patches of the span that begins there, if its processor says them (as Qwen2-VL's does)."""
+    data = next((feature.data for feature in features if feature.mm_position.offset == begin), None)
     for name in ("image_grid_thw", "video_grid_thw"):
         if data is not None and name in data:
             return [int(size) for size in torch.as_tensor(data[name].data).flatten().tolist()]
