@@ -138,6 +138,9 @@ def test_plain_differs_from_ours_by_the_speculation_alone():
     assert option == "--speculative-config"
     assert json.loads(given) == {"method": "specflash", "model": "draft", "sizing": "auto"}
     assert set(plain) < set(ours)
+    # vLLM takes no less, and hostile clients may come alone.
+    alone = _arguments(target, SoakOptions(clients=0))
+    assert alone[alone.index("--max-num-seqs") + 1] == "1"
 
 
 def test_requests_are_of_every_kind():
