@@ -160,6 +160,14 @@ def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path):
         server.__enter__()
 
 
+def test_a_server_finds_its_folders_from_where_the_user_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server = Server("nothing", [], tmp_path / "logs" / "log.txt")
+    server._command = [sys.executable, "-c", "import os; print('in', os.getcwd()); raise SystemExit(3)"]
+    with pytest.raises(ServerFailed, match=f"log.txt:\nin {tmp_path}$"):
+        server.__enter__()
+
+
 # As much of a server as a soak asks for: one answer to whatever is posted, or its end.
 STAND_IN = """
 import os, sys
