@@ -8,8 +8,7 @@ import importlib
 import inspect
 from importlib import metadata
 
-from vllm_specflash.compat.config_names import CONFIG_NAMES
-from vllm_specflash.compat.layer_names import LAYER_NAMES
+from vllm_specflash.compat.config_names import CONFIG_NAMES, LAYER_NAMES
 from vllm_specflash.compat.name import Name
 from vllm_specflash.compat.v1_names import CPU_NAMES, CPU_TREE_NAMES, ENGINE_NAMES, TREE_NAMES
 from vllm_specflash.compat.v2_names import CUDA_TREE_NAMES, V2_CPU_NAMES, V2_NAMES
@@ -19,8 +18,7 @@ OLDEST, NEWEST = (0, 26), (0, 33)
 
 __all__ = [
     "SUPPORTED", "OLDEST", "NEWEST", "Name", "vllm_version", "problem",
-    "CONFIG_NAMES", "LAYER_NAMES", "ENGINE_NAMES", "TREE_NAMES", "CPU_NAMES", "CPU_TREE_NAMES", "V2_NAMES", "V2_CPU_NAMES",
-    "CUDA_TREE_NAMES",
+    "CONFIG_NAMES", "LAYER_NAMES", "ENGINE_NAMES", "TREE_NAMES", "CPU_NAMES", "CPU_TREE_NAMES", "V2_NAMES", "V2_CPU_NAMES", "CUDA_TREE_NAMES",
 ]  # fmt: skip
 
 

@@ -23,9 +23,7 @@ class DraftOptions:
     semi_ar_width: int = option(5, "K, tokens per draft forward.", min=1)
     num_rounds: int = option(1, "R, draft forwards per step that the checkpoint asks for.", min=1)
     num_latents: int = option(16, "M, rows that a visual span is pooled into; 0: none.", min=0)
-    compressor: str = option(
-        "paper", "How they are pooled: paper, placed (knows places), or none: kept as they are.", choices=FORMS
-    )
+    compressor: str = option("paper", "How they are pooled: paper, placed (knows places), or none: kept as they are.", choices=FORMS)
     visual_features: str = option(
         "states", "Of placed: pool the last states, the projector's outputs (embeddings), or both.", choices=FEATURES
     )
@@ -40,11 +38,7 @@ class DraftOptions:
 
 
 def layers_of(text: str, num_layers: int, option: str = "--target-layers") -> list[int] | None:
-    """Numbers of layers out of the "2, 15" that an option was given; None for none.
-
-    Raises:
-        SpecFlashError: what is no layer's number; names the option.
-    """
+    """Numbers of layers out of the "2, 15" that an option was given; None for none. Raises SpecFlashError for what is no layer's number."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not all(word.isdecimal() and int(word) < num_layers for word in words):
         raise SpecFlashError(f"{option} takes numbers from 0 to {num_layers - 1}, by commas, not {text!r}.")
