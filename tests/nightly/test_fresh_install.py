@@ -39,6 +39,8 @@ class Fresh:
         subprocess.run([sys.executable, "-m", "venv", str(self.bin.parent)], check=True, timeout=300)
         self.environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
         self.environment["PATH"] = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
+        # As in the Makefile: of most packages nearly every module is never imported.
+        self.environment["PIP_NO_COMPILE"] = "1"
 
     def run(self, line: str, folder: Path | None = None, code: int = 0) -> str:
         """What a command says; fails where it does not end with `code`."""

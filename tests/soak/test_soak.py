@@ -138,6 +138,9 @@ def test_plain_differs_from_ours_by_the_speculation_alone():
     assert option == "--speculative-config"
     assert json.loads(given) == {"method": "specflash", "model": "draft", "sizing": "auto"}
     assert set(plain) < set(ours)
+    # vLLM takes no less, and hostile clients may come alone.
+    alone = _arguments(target, SoakOptions(clients=0))
+    assert alone[alone.index("--max-num-seqs") + 1] == "1"
 
 
 def test_requests_are_of_every_kind():
@@ -154,6 +157,14 @@ def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path):
     server = Server("nothing", [], tmp_path / "log.txt")
     server._command = [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"]
     with pytest.raises(ServerFailed, match="vllm serve ended with 3.\n.*log.txt:\nno such model"):
+        server.__enter__()
+
+
+def test_a_server_finds_its_folders_from_where_the_user_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server = Server("nothing", [], tmp_path / "logs" / "log.txt")
+    server._command = [sys.executable, "-c", "import os; print('in', os.getcwd()); raise SystemExit(3)"]
+    with pytest.raises(ServerFailed, match=f"log.txt:\nin {tmp_path}$"):
         server.__enter__()
 
 

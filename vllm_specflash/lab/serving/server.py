@@ -67,9 +67,7 @@ class Server:
     def __enter__(self) -> "Server":
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("w") as output:
-            self._process = psutil.Popen(
-                self._command, stdout=output, stderr=subprocess.STDOUT, cwd=self.log.parent, env=self._environment
-            )
+            self._process = psutil.Popen(self._command, stdout=output, stderr=subprocess.STDOUT, env=self._environment)
         try:
             self._wait_until_healthy()
         except BaseException:

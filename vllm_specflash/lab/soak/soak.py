@@ -37,8 +37,8 @@ DRAFT_FAILURE = "SpecFLASH could not draft"
 class SoakOptions:
     """How hard and how long."""
 
-    minutes: float = option(10.0, "How long clients begin new requests.", min=0.01)
-    clients: int = option(16, "Clients at a time, each with one request.", min=1)
+    minutes: float = option(10.0, "How long clients begin new requests.", min=0.001)
+    clients: int = option(16, "Clients at a time, each with one request; 0: the hostile ones alone.", min=0)
     hostile: int = option(0, "Clients beside those that send malformed requests, one after the other.", min=0)
     prompts: int = option(60, "Different prompts, all tasks in turns.", min=1)
     max_tokens: int = option(96, "Cut answers here.", min=1)
@@ -96,7 +96,7 @@ def soak(target: Target, prompts: Sequence[Prompt], options: SoakOptions, logs: 
 
 def _arguments(target: Target, options: SoakOptions) -> list[str]:
     given = ["--served-model-name", MODEL, "--dtype", options.dtype, "--seed", "0"]
-    given += ["--max-model-len", str(options.max_model_len), "--max-num-seqs", str(options.clients)]
+    given += ["--max-model-len", str(options.max_model_len), "--max-num-seqs", str(max(1, options.clients))]
     given += ["--kv-cache-memory-bytes", str(options.kv_cache_mib * MIB), "--limit-mm-per-prompt", '{"image": 8}']
     if not options.plain:
         given += ["--speculative-config", json.dumps(target.speculation(options.sizing))]
@@ -164,7 +164,7 @@ def _reference(
     """Plain vLLM's greedy answer to every prompt."""
     announce("plain vLLM's answers to the same prompts")
     setup = EngineSetup(
-        target.model, dtype=options.dtype, max_model_len=options.max_model_len, max_num_seqs=options.clients,
+        target.model, dtype=options.dtype, max_model_len=options.max_model_len, max_num_seqs=max(1, options.clients),
         enforce_eager=options.enforce_eager,
     )  # fmt: skip
     with Engine(setup, logs / "soak-plain.log") as plain:
