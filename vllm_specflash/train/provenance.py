@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -29,10 +30,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _command() -> str:
+    """This process's command as another would type it: `specflash ...`, or a module of ours run with `python -m`."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    ours = module is not None and module.name.startswith(f"{__package__.partition('.')[0]}.")
+    return shlex.join([*(("python", "-m", module.name.removesuffix(".__main__")) if ours else ("specflash",)), *sys.argv[1:]])
+
+
 def provenance(**facts) -> dict:
     """The command, commit, versions, time, and whatever else made this result."""
     return {
-        "command": " ".join(["specflash", *sys.argv[1:]]),
+        "command": _command(),
         "commit": _commit(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),

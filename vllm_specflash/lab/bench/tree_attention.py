@@ -7,7 +7,6 @@ Both sides store the step's keys and values and attend; the tree's adds the copi
 """
 
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -126,8 +125,7 @@ def main(
             table.add_row(*map(str, (requests, context, paths, round(chain), round(tree), round(tree / chain, 2))))
     Console().print(table)
     if out is not None:
-        command = " ".join(["python -m vllm_specflash.lab.bench.tree_attention", *sys.argv[1:]])
-        write_provenance(out, command=command, nodes=nodes, figures=figures)
+        write_provenance(out, nodes=nodes, figures=figures)
 
 
 if __name__ == "__main__":
