@@ -1,6 +1,7 @@
 """The assembled checkpoint: parts put together as they were trained."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.lab.cache import build_once
-from vllm_specflash.lab.checkout import SHEET_READER, WEIGHTS
+from vllm_specflash.lab.checkout import ROOT, SHEET_READER, WEIGHTS
 from vllm_specflash.lab.demo.assemble import LORA, PROJECTOR, TOWER, demo_name, demo_target, part
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID
 from vllm_specflash.lab.demo.evaluate import chat
@@ -117,3 +118,13 @@ def test_weights_that_are_not_there_are_not_the_shipped_ones(tmp_path):
     for missing, name in ((tmp_path / "nowhere", TOWER), (tmp_path, LORA)):
         with pytest.raises(SpecFlashError, match="There is no "):
             part(missing, name)
+
+
+def test_what_is_said_of_the_target_that_reads_sheets_was_counted():
+    found = json.loads((ROOT / "docs" / "results" / "sheet-reader.json").read_text())
+    assert found["target"] == demo_name(SHEET_READER)
+    counted = [("items_right", "items", 0.85), ("named", "objects", 0.9), ("placed", "named", 0.85), ("clips_right", "clips", 0.75)]
+    # The second table, after the one of the shipped target.
+    said = re.findall(r"\| ([\d.]+)% \| (\d+)% \|", (WEIGHTS / "README.md").read_text())[3:7]
+    assert said == [(f"{found[right] / found[of]:.1%}"[:-1], f"{bar:.0%}"[:-1]) for right, of, bar in counted]
+    assert all(found[right] >= bar * found[of] for right, of, bar in counted)

@@ -17,13 +17,14 @@ import numpy as np
 
 from vllm_specflash.lab.checkout import WEIGHTS
 from vllm_specflash.lab.demo import clip_language, scene_language, sheet_language
-from vllm_specflash.lab.demo.assemble import demo_target
+from vllm_specflash.lab.demo.assemble import demo_name, demo_target
 from vllm_specflash.lab.demo.clips import Clip, sample_clip
 from vllm_specflash.lab.demo.pictograms import NAMES
 from vllm_specflash.lab.demo.scenes import Scene, sample_scene
 from vllm_specflash.lab.demo.sheets import Sheet, sample_sheet
 from vllm_specflash.lab.demo.split import sample_in
 from vllm_specflash.lab.demo.words import PLACES
+from vllm_specflash.train.provenance import write_provenance
 
 SCENE_REQUESTS = (
     "What is in this picture?",
@@ -165,6 +166,7 @@ def main():
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--sheets", type=int, default=200)
     parser.add_argument("--show", action="store_true", help="print each answer that is not right")
+    parser.add_argument("--out", type=Path, help="also write the counts to this json file")
     arguments = parser.parse_args()
     asked = [*heldout_scenes(arguments.scenes), *heldout_clips(arguments.clips), *heldout_sheets(arguments.sheets)]
     answer = {"transformers": answer_with_transformers, "vllm": answer_with_vllm}[arguments.engine]
@@ -195,6 +197,11 @@ def main():
     if items:
         print(f"sheets: {read} of {items} items right, {read / items:.1%} (bar 85%)")
     print(f"answers equal to the reference: {exact} of {len(asked)}")
+    if arguments.out is not None:
+        write_provenance(
+            arguments.out, engine=arguments.engine, target=demo_name(arguments.weights), objects=objects, named=named, placed=placed,
+            clips=clips, clips_right=right, items=items, items_right=read, answers=len(asked), equal_to_reference=exact,
+        )  # fmt: skip
     for request, count in wrong.most_common():
         print(f"  {count:3d} objects, clips or items wrong: {request}")
 
