@@ -55,6 +55,14 @@ def hand_out(target: nn.Module, layers: Sequence[int], folder: Path | str) -> No
         raise _silent(type(target), folder) from error
 
 
+def have_layers_told(runner) -> None:
+    """The same for a model runner of ours that has loaded its target, if its draft sees several layers."""
+    config = runner.speculative_config
+    if config.target_layers:
+        hand_out(runner.model, config.target_layers, config.specflash.model)
+        runner.use_aux_hidden_state_outputs = True
+
+
 def in_order(handed_out: Sequence[Tensor] | None, layers: Sequence[int] | None) -> list[Tensor]:
     """What a forward handed out, [T, D] by ascending layer and each once -> in the draft's order; [] without layers."""
     if not layers:

@@ -37,11 +37,11 @@ class DraftOptions:
     variant: str = option("residual", "residual or plain.", choices=VARIANTS)
 
 
-def layers_of(text: str, num_layers: int, option: str = "--target-layers") -> list[int] | None:
+def layers_of(text: str, num_layers: int, flag: str = "--target-layers") -> list[int] | None:
     """Numbers of layers out of the "2, 15" that an option was given; None for none. Raises SpecFlashError for what is no layer's number."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not all(word.isdecimal() and int(word) < num_layers for word in words):
-        raise SpecFlashError(f"{option} takes numbers from 0 to {num_layers - 1}, by commas, not {text!r}.")
+        raise SpecFlashError(f"{flag} takes numbers from 0 to {num_layers - 1}, by commas, not {text!r}.")
     return [int(word) for word in words] or None
 
 

@@ -7,7 +7,7 @@ from vllm.logger import init_logger
 from vllm_specflash.engine.attention_layers import attention_layers
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.synthetic import conditional
-from vllm_specflash.engine.target_layers import hand_out, in_order
+from vllm_specflash.engine.target_layers import have_layers_told, in_order
 from vllm_specflash.engine.v1.attention import (
     SidePaths,
     run_trees,
@@ -40,10 +40,7 @@ class SpecFlashRunnerMixin:
 
     def load_model(self, *args, **kwargs):
         super().load_model(*args, **kwargs)
-        layers = self.speculative_config.target_layers
-        if layers:
-            hand_out(self.model, layers, self.speculative_config.specflash.model)
-            self.use_aux_hidden_state_outputs = True
+        have_layers_told(self)
 
     def initialize_kv_cache(self, kv_cache_config, *args, **kwargs):
         """vLLM's, with blocks of our own at the end that its scheduler never hears of."""

@@ -9,7 +9,7 @@ from vllm_specflash.engine.hooks import replaced
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.sequential import reads_drafts_in_order
 from vllm_specflash.engine.synthetic import conditional
-from vllm_specflash.engine.target_layers import hand_out
+from vllm_specflash.engine.target_layers import have_layers_told
 from vllm_specflash.engine.v2.backend import TreeMetadataBuilder, keys_and_values
 from vllm_specflash.engine.v2.lora import NodeLoraState
 from vllm_specflash.engine.v2.selection import obstacle
@@ -42,10 +42,7 @@ class SpecFlashRunnerMixin:
         super().load_model(*args, **kwargs)
         speculator = self.speculator
         speculator.load(self.model)
-        layers = self.speculative_config.target_layers
-        if layers:
-            hand_out(self.model, layers, speculator.options.model)
-            self.use_aux_hidden_state_outputs = True
+        have_layers_told(self)
         self.rejection_sampler = TreeVerifier.replacing(
             self.rejection_sampler, speculator.rows, speculator.width, speculator.counters.totals
         )
