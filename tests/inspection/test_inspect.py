@@ -114,6 +114,15 @@ def test_a_missing_picture_is_one_sentence(image_target, tmp_path):
     assert "There is no picture" in result.output and "Traceback" not in result.output
 
 
+def test_a_file_that_is_no_picture_is_one_sentence_before_an_engine_starts(image_target, tmp_path, monkeypatch):
+    monkeypatch.setattr("vllm_specflash.lab.inspection.answer.start_engine", lambda *_, **__: pytest.fail("it started"))
+    (tmp_path / "words.png").write_text("no picture")
+    arguments = ["--target", str(image_target), "--prompt", "what?", "--image", str(tmp_path / "words.png")]
+    result = CliRunner().invoke(app, ["inspect", *arguments])
+    assert result.exit_code == 1
+    assert "words.png" in result.output and ": name an image file with --image." in " ".join(result.output.split())
+
+
 PHONE = 360
 MEASURE = """
 <iframe id="frame" src="{page}" style="width:{width}px;height:640px;border:0"></iframe><pre id="out"></pre>

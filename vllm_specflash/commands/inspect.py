@@ -11,6 +11,7 @@ from vllm_specflash.lab.bench.console import wide_console
 from vllm_specflash.lab.bench.targets import find_target
 from vllm_specflash.lab.inspection.answer import AnswerOptions, inspect_answer
 from vllm_specflash.lab.inspection.page import page
+from vllm_specflash.train.skipped import Unusable
 
 
 @with_options(options=AnswerOptions)
@@ -34,7 +35,8 @@ def run(
         one = find_target(target, draft)
         inspected = inspect_answer(one, prompt, image, options)
     except (ValueError, OSError) as error:
-        console.print(str(error), style="red", markup=False, highlight=False)
+        advice = ": name an image file with --image." if isinstance(error, Unusable) else ""
+        console.print(f"{error}{advice}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
     draft_name = Path(one.draft).name if one.draft else None
     out.write_text(page(inspected, prompt, image, one.name, draft_name), encoding="utf-8")

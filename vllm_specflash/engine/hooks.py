@@ -8,7 +8,7 @@ from vllm_specflash.config import TREE_BACKEND, SpecFlashError
 
 @contextmanager
 def replaced(module, name: str, value):
-    """`module.name` is `value` inside: vLLM's init_device names the runner class that it builds."""
+    """`module.name` is `value` inside: vLLM's init_device names the runner class that it builds, for one."""
     original = getattr(module, name)
     setattr(module, name, value)
     try:

@@ -2,11 +2,13 @@
 
 import os
 import time
+from pathlib import Path
 
 from vllm_specflash.engine.synthetic import ALLOWED
 from vllm_specflash.lab.bench.engine_setup import EngineFacts, EngineSetup
 from vllm_specflash.lab.bench.identity import logit_gaps
 from vllm_specflash.lab.bench.records import Drafts, Output, Pass, Steps, StepTotals
+from vllm_specflash.train.images import read_image
 from vllm_specflash.train.prompts import Prompt
 
 # vLLM's processes, where it has several, poll each other this long after their last message before they sleep.
@@ -88,10 +90,9 @@ def generate(prompts: list[Prompt], batch_size: int, max_tokens: int, logits: bo
 
 def _with_images(prompt: Prompt) -> list[dict]:
     """Messages in vLLM's chat format; images are read here, so that no disk is in the timings."""
-    from PIL import Image
 
     def part(part: dict) -> dict:
-        return part if part["type"] == "text" else {"type": "image_pil", "image_pil": Image.open(part["path"]).convert("RGB")}
+        return part if part["type"] == "text" else {"type": "image_pil", "image_pil": read_image(Path(part["path"]))}
 
     return [
         m if isinstance(m["content"], str) else {**m, "content": [part(p) for p in m["content"]]} for m in prompt.messages

@@ -19,16 +19,17 @@ from rich.table import Table
 from torch import Tensor
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft, core
+from vllm_specflash.engine.hooks import replaced
 from vllm_specflash.lab.bench.device import device
 from vllm_specflash.lab.bench.targets import Target, find_target
 from vllm_specflash.lab.cache import cache_root
 from vllm_specflash.lab.checkout import EXAMPLE_DATA, required
+from vllm_specflash.lab.demo.conversations import IMAGE_TOKENS
+from vllm_specflash.train.images import read_image
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.train.startup import cpu_kv_cache, start_engine
 from vllm_specflash.train.target import target_config
 
-VISUAL_TOKENS = 64
-"""Of one of the demo's pictures."""
 QUESTION = "Describe the pictures."
 NAMES = ("compressed", "all rows")
 
@@ -43,7 +44,7 @@ def without_compression(draft: Path, folder: Path) -> Path:
 
 
 class AttentionClock:
-    """Times `draft_attention` where the drafting core calls it, and notes how many rows it saw.
+    """Stands in for `draft_attention` where the drafting core calls it; times it, and notes how many rows it saw.
 
     Attributes:
         seconds: since it was made.
@@ -53,7 +54,6 @@ class AttentionClock:
     def __init__(self):
         self.seconds, self.rows = 0.0, 0
         self._timed = core.draft_attention
-        core.draft_attention = self
 
     def __call__(self, q: Tensor, keys: Tensor, values: Tensor, table: Tensor, block_size: int, visible: Tensor, *rest, **named):
         began = time.perf_counter()
@@ -62,15 +62,12 @@ class AttentionClock:
         self.rows = int(visible.max())
         return found
 
-    def stop(self) -> None:
-        core.draft_attention = self._timed
-
 
 class Engine:
     """One target with one draft, in this process, timed by the request."""
 
     def __init__(self, target: Target, most_pictures: int, tokens: int):
-        length = most_pictures * (VISUAL_TOKENS + 2) + tokens + 64
+        length = most_pictures * (IMAGE_TOKENS + 2) + tokens + 64
         self.llm = start_engine(
             cache_root() / "logs" / "visual-context.log",
             model=target.model, speculative_config=target.speculation("longest"), max_model_len=length, max_num_seqs=1,
@@ -86,7 +83,8 @@ class Engine:
         content = [*({"type": "image_pil", "image_pil": picture} for picture in pictures), {"type": "text", "text": QUESTION}]
         sampling = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
         (before,), attention, began = self.llm.collective_rpc("specflash_stats"), self.clock.seconds, time.perf_counter()
-        self.llm.chat([{"role": "user", "content": content}], sampling, use_tqdm=False)
+        with replaced(core, "draft_attention", self.clock):
+            self.llm.chat([{"role": "user", "content": content}], sampling, use_tqdm=False)
         whole = time.perf_counter() - began
         (after,) = self.llm.collective_rpc("specflash_stats")
         return {
@@ -107,7 +105,6 @@ class Engine:
         return {**found, "prefill_draft_ms": statistics.median(prefill), "attended_rows": self.clock.rows}
 
     def close(self) -> None:
-        self.clock.stop()
         self.llm.llm_engine.engine_core.shutdown()
 
 
@@ -117,12 +114,10 @@ def main(
     tokens: Annotated[int, typer.Option(help="Of an answer.")] = 96,
     repeats: Annotated[int, typer.Option(help="Answers measured.")] = 5,
 ) -> None:
-    from PIL import Image
-
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     scenes = find_target("scenes")
     files = sorted(required(EXAMPLE_DATA / "pictures").glob("*.png"))
-    shown = [Image.open(files[index % len(files)]).convert("RGB") for index in range(max(pictures))]
+    shown = [read_image(files[index % len(files)]) for index in range(max(pictures))]
     found: dict[str, dict[int, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         drafts = (scenes.draft, str(without_compression(Path(scenes.draft), Path(scratch))))
@@ -132,7 +127,7 @@ def main(
                 found[name] = {count: engine.measure(shown[:count], repeats) for count in pictures}
             finally:
                 engine.close()
-    rows = [{"pictures": n, "visual_tokens": n * VISUAL_TOKENS, **{name: found[name][n] for name in NAMES}} for n in pictures]
+    rows = [{"pictures": n, "visual_tokens": n * IMAGE_TOKENS, **{name: found[name][n] for name in NAMES}} for n in pictures]
     if out is not None:
         write_provenance(out, device=device(), tokens=tokens, repeats=repeats, rows=rows)
     table = Table(title="A decoding step at batch 1, with compression / with all rows")

@@ -9,6 +9,7 @@ from vllm_specflash.lab.bench.targets import Target
 from vllm_specflash.lab.cache import cache_root
 from vllm_specflash.lab.inspection.record import Record
 from vllm_specflash.lab.inspection.recorder import RECORDER
+from vllm_specflash.train.images import read_image
 from vllm_specflash.train.startup import cpu_kv_cache, start_engine
 from vllm_specflash.train.target import target_config
 
@@ -37,10 +38,15 @@ class Inspected:
 
 
 def inspect_answer(target: Target, prompt: str, images: Sequence[Path], options: AnswerOptions) -> Inspected:
-    """Ask twice, record the second time: the first forwards of a shape are not typical."""
-    from PIL import Image
+    """Ask twice, record the second time: the first forwards of a shape are not typical.
+
+    Raises:
+        Unusable: a file of `images` is no picture.
+    """
     from vllm import SamplingParams
 
+    # Read before the engine starts, which takes far longer.
+    parts = [{"type": "image_pil", "image_pil": read_image(path)} for path in images]
     llm = start_engine(
         cache_root() / "logs" / "inspect.log",
         model=target.model,
@@ -59,7 +65,6 @@ def inspect_answer(target: Target, prompt: str, images: Sequence[Path], options:
     )
     try:
         llm.collective_rpc("inspect_install")
-        parts = [{"type": "image_pil", "image_pil": Image.open(path).convert("RGB")} for path in images]
         content = [*parts, {"type": "text", "text": prompt}] if images else prompt
         sampling = SamplingParams(temperature=options.temperature, seed=options.seed, max_tokens=options.max_tokens)
         for _ in range(2):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vllm_specflash.draft import core
+from vllm_specflash.engine.hooks import replaced
 from vllm_specflash.engine.spans import Spans
 from vllm_specflash.triton_kernels.draft_attention import SpanTable, target_positions
 
@@ -81,8 +82,5 @@ def first_question() -> Iterator[list[Question]]:
             )
         return attend(query, key_cache, value_cache, block_table, block_size, visible, spans, scale, *more, **options)
 
-    core.draft_attention = listening
-    try:
+    with replaced(core, "draft_attention", listening):
         yield asked
-    finally:
-        core.draft_attention = attend

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vllm_specflash.train.images import read_image
+
 # How dark the page makes what a latent does not look at.
 SHADE = 215
 # Pictures larger than this on a side are made smaller for the page.
@@ -25,7 +27,7 @@ def heat_map(weights: Sequence[float], rows: int, columns: int) -> str:
 
 def picture(path: Path) -> tuple[str, int, int]:
     """Data URL of an image file, with its width and height on the page."""
-    image = Image.open(path).convert("RGB")
+    image = read_image(path)
     image.thumbnail((LARGEST, LARGEST))
     return _png(image), *image.size
 
