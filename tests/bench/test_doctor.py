@@ -146,6 +146,14 @@ def test_what_is_well_is_ready(pair, monkeypatch, prepare):
     assert [finding.subject for finding in findings] == expected
 
 
+@pytest.mark.parametrize("shape, sees", [({"num_latents": 9}, "9 latents"), ({"compressor": "none"}, "no compression")])
+def test_it_says_what_the_draft_sees_of_a_picture(pair, shape, sees):
+    shutil.rmtree(pair.draft)
+    draft_for(pair.original, pair.draft, **shape)
+    (said,) = (finding.found for finding in _examined(pair) if finding.subject == "draft")
+    assert f"x 1 rounds, {sees}, " in said
+
+
 @pytest.mark.parametrize("spoil, subject, says", BAD.values(), ids=BAD)
 def test_what_is_not_is_found(pair, monkeypatch, spoil, subject, says):
     spoil(pair, monkeypatch)

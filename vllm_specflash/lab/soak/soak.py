@@ -53,6 +53,11 @@ class SoakOptions:
     settle_minutes: float = option(2.0, "Memory growth is judged after this.", min=0)
     seed: int = option(0, "Of the clients' choices.")
 
+    @property
+    def most_requests(self) -> int:
+        """That an engine runs at a time; hostile clients alone need one."""
+        return max(1, self.clients)
+
 
 def soak(target: Target, prompts: Sequence[Prompt], options: SoakOptions, logs: Path, announce: Announce) -> SoakResult:
     """Run it all.
@@ -96,7 +101,7 @@ def soak(target: Target, prompts: Sequence[Prompt], options: SoakOptions, logs: 
 
 def _arguments(target: Target, options: SoakOptions) -> list[str]:
     given = ["--served-model-name", MODEL, "--dtype", options.dtype, "--seed", "0"]
-    given += ["--max-model-len", str(options.max_model_len), "--max-num-seqs", str(max(1, options.clients))]
+    given += ["--max-model-len", str(options.max_model_len), "--max-num-seqs", str(options.most_requests)]
     given += ["--kv-cache-memory-bytes", str(options.kv_cache_mib * MIB), "--limit-mm-per-prompt", '{"image": 8}']
     if not options.plain:
         given += ["--speculative-config", json.dumps(target.speculation(options.sizing))]
@@ -164,7 +169,7 @@ def _reference(
     """Plain vLLM's greedy answer to every prompt."""
     announce("plain vLLM's answers to the same prompts")
     setup = EngineSetup(
-        target.model, dtype=options.dtype, max_model_len=options.max_model_len, max_num_seqs=max(1, options.clients),
+        target.model, dtype=options.dtype, max_model_len=options.max_model_len, max_num_seqs=options.most_requests,
         enforce_eager=options.enforce_eager,
     )  # fmt: skip
     with Engine(setup, logs / "soak-plain.log") as plain:

@@ -43,9 +43,10 @@ def examine_draft(target: str, draft: str | None) -> Finding:
     config = load_draft_config(folder)
     if reason := damage(folder):
         return Finding("draft", FAULT, reason, COPY_AGAIN)
+    sees = "no compression" if config.latents_per_span is None else f"{config.latents_per_span} latents"
     return Finding(
         "draft", OK,
-        f"{folder}: {config.semi_ar_width} tokens x {config.num_rounds} rounds, {config.num_latents} latents, "
+        f"{folder}: {config.semi_ar_width} tokens x {config.num_rounds} rounds, {sees}, "
         f"{config.num_draft_tokens:,} tokens, {weights_bytes(folder) / 2**20:.1f} MiB, for {config.target_name or 'any target'}",
     )  # fmt: skip
 
