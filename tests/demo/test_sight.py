@@ -70,6 +70,9 @@ def test_the_page_has_a_row_per_draft_and_task():
         found = {"tau": tau, "accepted_at": [0.5, 0.25], "names_drafted": 0.125, "attended_rows": 99.6}
         return {"row": name, "tasks": {"sheets": found}, "setting": {"kinds": ["sheet"], "steps": 3, "batch": 2, "width": 7, "seed": 0}}
 
-    page = markdown([row("hidden", 2.0), row("paper, M = 16", 2.125)])
+    again = row("paper, M = 16", 2.25)
+    again["setting"]["seed"] = 1
+    page = markdown([row("hidden", 2.0), row("paper, M = 16", 2.125), again])
+    assert "--kind sheet --steps 3 --table sight.md      # --seed 0, then --seed 1\n" in page
     assert "3 steps of 2 answers" in page and "## Sheets" in page
     assert "| hidden | 0 | 2.00 | 50% | 12% | 100 |" in page and "| paper, M = 16 | 0 | 2.12 | 50% | 12% | 100 |" in page

@@ -6,7 +6,7 @@ Trainings that differ in what the draft sees of a picture: {steps} steps of {bat
 K = {width}, on states of the target that reads sheets out, over reference answers; judged on held-out pictures by simulation in one round.
 A page is a sheet of one page: nine pictograms that are nowhere in the prompt.
 
-    python -m vllm_specflash.lab.demo.sight --out W {kinds} --steps {steps} --table sight.md
+    python -m vllm_specflash.lab.demo.sight --out W {kinds} --steps {steps} --table sight.md      # {seeds}
 
 "hidden" sees no visual row; "all rows" sees every one, as text; "paper" is softmax(A F^T) F; "placed" adds places,
 normalised features and a projection, over the target's last states or over the projector's outputs (embeddings). First:
@@ -19,7 +19,8 @@ def markdown(rows: list[dict]) -> str:
     """The page of rows as `run_row` returns them."""
     setting = rows[0]["setting"]
     kinds = " ".join(f"--kind {kind}" for kind in setting["kinds"])
-    lines = [HEAD.format(kinds=kinds, **{name: setting[name] for name in ("steps", "batch", "width")})]
+    seeds = ", then ".join(f"--seed {seed}" for seed in sorted({row["setting"]["seed"] for row in rows}))
+    lines = [HEAD.format(kinds=kinds, seeds=seeds, **{name: setting[name] for name in ("steps", "batch", "width")})]
     tasks = sorted({task for row in rows for task in row["tasks"]})
     for task in tasks:
         columns = ["draft", "seed", "tau", "first", "names", "rows"]
