@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from vllm_specflash.draft import SpecFlashConfig
+from vllm_specflash.draft import SpecFlashConfig, core
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, Example
-from vllm_specflash.lab.demo.sight import ROWS, Ground, Setting, judge, train
+from vllm_specflash.lab.demo.sight import ROWS, Ground, Setting, add_times, judge, train
 from vllm_specflash.lab.demo.sight_states import Turn, split_turns
 from vllm_specflash.lab.demo.sight_table import markdown
 from vllm_specflash.train.target import Sample
@@ -67,12 +67,33 @@ def test_the_first_batches_do_not_depend_on_the_row():
 
 def test_the_page_has_a_row_per_draft_and_task():
     def row(name: str, tau: float) -> dict:
-        found = {"tau": tau, "accepted_at": [0.5, 0.25], "names_drafted": 0.125, "attended_rows": 99.6}
+        found = {"tau": tau, "accepted_at": [0.5, 0.25], "names_drafted": 0.125, "attended_rows": 99.6, "draft_ms": 1.5}
         return {"row": name, "tasks": {"sheets": found}, "setting": {"kinds": ["sheet"], "steps": 3, "batch": 2, "width": 7, "seed": 0}}
 
     again = row("paper, M = 16", 2.25)
     again["setting"]["seed"] = 1
-    page = markdown([row("hidden", 2.0), row("paper, M = 16", 2.125), again])
+    page = markdown([row("hidden", 2.0), row("paper, M = 16", 2.125), again], "2 cores")
     assert "--kind sheet --steps 3 --table sight.md      # --seed 0, then --seed 1\n" in page
     assert "3 steps of 2 answers" in page and "## Sheets" in page
-    assert "| hidden | 0 | 2.00 | 50% | 12% | 100 |" in page and "| paper, M = 16 | 0 | 2.12 | 50% | 12% | 100 |" in page
+    assert "| hidden | 0 | 2.00 | 50% | 12% | 100 | 1.50 ms |" in page and "on 2 cores." in page and "| paper, M = 16 | 0 | 2.12 | 50% | 12% | 100 | 1.50 ms |" in page
+
+
+def test_a_rows_time_is_that_of_a_step_over_what_it_attends_to(monkeypatch):
+    """Rows in the middle of a 64-position picture are hidden or not as the row's draft hides them."""
+    ground = _ground()
+    setting = Setting(None, ("sheet",), 1, 2, 3, 1, VOCABULARY, 1e-3, 0)
+    seen = []
+    attend = core.draft_attention
+
+    def watched(q, keys, values, table, block_size, visible, spans, *rest, **named):
+        seen.append((int(visible), spans.hidden.tolist(), spans.start.tolist()))
+        return attend(q, keys, values, table, block_size, visible, spans, *rest, **named)
+
+    monkeypatch.setattr(core, "draft_attention", watched)
+    rows = [
+        {"row": name, "tasks": {"sheets": {"attended_rows": attended}}}
+        for name, attended in (("hidden", 34.4), ("all rows", 98.0), ("paper, M = 4", 38.0))
+    ]
+    add_times(rows, ground, setting, rounds=1)
+    assert set(map(str, seen)) == {"(34, [[64]], [[0]])", "(98, [[]], [[]])", "(38, [[60]], [[4]])"}
+    assert all(row["tasks"]["sheets"]["draft_ms"] > 0 for row in rows)

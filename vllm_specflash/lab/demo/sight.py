@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.lab.bench.device import device
 from vllm_specflash.lab.checkout import SHEET_READER
 from vllm_specflash.lab.demo.assemble import demo_name
 from vllm_specflash.lab.demo.pictograms import NAMES
 from vllm_specflash.lab.demo.sight_states import DemoStates, Turn, prepare
 from vllm_specflash.lab.demo.sight_table import markdown
+from vllm_specflash.lab.demo.sight_time import drafting_step, milliseconds
 from vllm_specflash.lab.demo.smollm2 import load_tokenizer
 from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.batch import Batch, collate
@@ -202,6 +204,16 @@ def run_row(name: str, ground: Ground, setting: Setting, out: Path, keep_as: str
     return json.loads(path.read_text())
 
 
+def add_times(rows: list[dict], ground: Ground, setting: Setting, rounds: int = 40) -> None:
+    """Give every task of every row `draft_ms`, the time of a drafting step over as many rows as it attends to."""
+    cells = [(row["row"], found) for row in rows for found in row["tasks"].values()]
+    shapes = sorted({(name, round(found["attended_rows"])) for name, found in cells})
+    steps = [drafting_step(new_draft(ground, setting, ROWS[name]), ground.embedding, attended) for name, attended in shapes]
+    times = dict(zip(shapes, milliseconds(steps, rounds)))
+    for name, found in cells:
+        found["draft_ms"] = times[name, round(found["attended_rows"])]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the states and of the finished rows")
@@ -234,8 +246,10 @@ def main() -> None:
     if options.table:
         rows = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
         rows.sort(key=lambda row: (list(ROWS).index(row["row"]), row["setting"]["seed"]))
-        options.table.write_text(markdown(rows), encoding="utf-8")
-        write_provenance(options.table.with_suffix(".json"), rows=rows)
+        add_times(rows, ground, setting)
+        machine = device()
+        options.table.write_text(markdown(rows, f"{torch.get_num_threads()} cores of an {machine['cpu']}"), encoding="utf-8")
+        write_provenance(options.table.with_suffix(".json"), device=machine, rows=rows)
 
 
 if __name__ == "__main__":
