@@ -18,9 +18,9 @@ from engines import PAYING, accepted_tokens, answers, draft_stats, engine, greed
 def test_any_draft_leaves_answers_identical(llava, drafts, plain_answers, name, options):
     with engine(llava, drafts[name], options) as llm:
         drafter = runner(llm).drafter
-        assert (drafter.step_cost is not None) == ("sizing" in options)
-        if drafter.step_cost:
-            drafter.step_cost = PAYING
+        assert (drafter.sizing.step_cost is not None) == ("sizing" in options)
+        if drafter.sizing.step_cost:
+            drafter.sizing.step_cost = PAYING
         assert answers(llm, mixed_prompts(), greedy()) == plain_answers
         stats = draft_stats(llm)
         assert stats["errors"] == 0

@@ -31,7 +31,7 @@ def adapted_answers(llava, adapters):
 def test_adapted_answers_stay_identical(llava, drafts, adapters, plain_answers, adapted_answers):
     # Sizing "auto" times the adapted lm_head when the engine starts.
     with engine(llava, drafts["knowing"], {"sizing": "auto"}, **LORA) as llm:
-        runner(llm).drafter.step_cost = PAYING
+        runner(llm).drafter.sizing.step_cost = PAYING
         found = _answers(llm, adapters)
         stats = draft_stats(llm)
         assert stats["errors"] == 0 and stats["visual_tokens"] > 0

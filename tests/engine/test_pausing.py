@@ -75,9 +75,28 @@ def test_a_resting_step_runs_nothing_of_the_draft(llava, noticing, monkeypatch):
         for name in ("propose", "remember", "remember_latents"):
             whole = getattr(drafter.core, name)
             monkeypatch.setattr(drafter.core, name, lambda *args, whole=whole, name=name: calls.append(name) or whole(*args))
-        drafter.pause.steps = 1000
+        drafter.sizing.pause.steps = 1000
         answers(llm, mixed_prompts()[:2], greedy(24, ignore_eos=True))
         # The step that read the prompts, one of them with a picture.
         assert calls == ["remember_latents", "remember"]
         stats = draft_stats(llm)
         assert stats["paused_steps"] == stats["steps"] >= 24 and stats["decoded_tokens"] == stats["decodes"] > 40
+
+
+def test_every_step_is_timed_as_what_it_was(llava, noticing, monkeypatch):
+    with engine(llava, noticing, OPTIONS) as llm:
+        drafter, ended = runner(llm).drafter, []
+        sizing = drafter.sizing
+        whole = sizing.end_step
+        monkeypatch.setattr(sizing, "end_step", lambda *args: ended.append(args) or whole(*args))
+        before = draft_stats(llm)
+        sizing.pause.steps = 8
+        answers(llm, mixed_prompts()[:2], greedy(24, ignore_eos=True))
+        after = draft_stats(llm)
+        assert len(ended) == after["steps"] - before["steps"]
+        requests, tokens, trees, drafting, decoding = zip(*ended)
+        # One step reads the prompts; then eight rest, counted from it, and the next has no drafts to verify yet.
+        assert decoding == (False, *[True] * (len(ended) - 1)) and requests[:10] == (2,) * 10
+        assert trees[1:9] == (None,) * 8 and trees[9] is not None
+        assert tokens[1:9] == (2,) * 8 and tokens[9] == len(trees[9].parents) > 2
+        assert sum(drafting) == pytest.approx(after["seconds"] - before["seconds"]) and drafting[1:8] == (0,) * 7

@@ -131,7 +131,7 @@ def test_ranks_agree_on_sampled_answers(pair):
 def test_a_pause_of_one_rank_is_a_pause_of_both(pair, plain_answers):
     def think_drafting_does_not_pay(worker):
         if worker.rank == 0:
-            worker.model_runner.drafter.pause._gain = -10
+            worker.model_runner.drafter.sizing.pause._gain = -10
 
     pair.collective_rpc(think_drafting_does_not_pay)
     assert answers(pair, mixed_prompts(), greedy()) == plain_answers

@@ -141,11 +141,11 @@ def test_side_paths_that_cost_too_much_are_not_drafted(knowing, misranking, monk
     drafter = runner(knowing).drafter
     sizes, seconds = np.array([1, 64]), np.array([1.0, 1.001])
     draft_stats(knowing)
-    monkeypatch.setattr(drafter, "step_cost", StepCost(sizes, seconds, side_path_seconds=10.0))
+    monkeypatch.setattr(drafter.sizing, "step_cost", StepCost(sizes, seconds, side_path_seconds=10.0))
     answers(knowing, mixed_prompts()[:1], greedy(24))
     stats = draft_stats(knowing)
     assert stats["branching"] == 0 and stats["proposed_tokens"] > 0
-    monkeypatch.setattr(drafter, "step_cost", StepCost(sizes, seconds, side_path_seconds=0.0))
+    monkeypatch.setattr(drafter.sizing, "step_cost", StepCost(sizes, seconds, side_path_seconds=0.0))
     answers(knowing, mixed_prompts()[:1], greedy(24))
     assert draft_stats(knowing)["branching"] > 0
 
@@ -174,8 +174,8 @@ def test_chains_learn_from_what_the_target_took(llava, drafts, misranked_at_firs
 def test_drafting_goes_on_once_the_load_is_gone(llava, drafts):
     with engine(llava, drafts["knowing"]) as llm:
         drafter = runner(llm).drafter
-        drafter.pause.weigh(gain=-100.0, requests=8)
-        assert drafter.pause.steps > 2
+        drafter.sizing.pause.weigh(gain=-100.0, requests=8)
+        assert drafter.sizing.pause.steps > 2
         answers(llm, mixed_prompts()[:1], greedy(24))
         stats = draft_stats(llm)
         assert stats["paused_steps"] == 1 and stats["proposed_tokens"] > 0

@@ -71,7 +71,7 @@ def _parsed(target, *arguments) -> AsyncEngineArgs:
 
 
 def _generate(engine: LLMEngine) -> None:
-    runner(engine).drafter.step_cost = PAYING
+    runner(engine).drafter.sizing.step_cost = PAYING
     engine.add_request("0", "hello there", SamplingParams(temperature=0, max_tokens=12))
     while engine.has_unfinished_requests():
         engine.step()

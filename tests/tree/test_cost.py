@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_specflash.tree.cost import StepCost, best_sizes
+from vllm_specflash.tree.overhead import Overhead
 
 CPU_LIKE = StepCost.of({1: 16.5, 6: 16.5, 8: 18.8, 16: 24.1, 32: 39.6})
 
@@ -72,3 +73,18 @@ def test_side_paths_are_drafted_only_where_they_pay_for_themselves():
     )
     assert [sizes.lengths.tolist() for sizes in (free, cheap, dear)] == [[4], [3], [2]]
     assert free.gain > cheap.gain > dear.gain > 1
+
+
+def test_what_every_step_takes_besides_makes_drafts_longer_and_verification_shorter():
+    chances = np.repeat(np.cumprod(np.full((1, 6), 0.7), axis=1), 8, axis=0)
+
+    def sizes(plain, verifying):
+        return best_sizes(chances, 8, CPU_LIKE, 4.0, overhead=Overhead(plain, verifying))
+
+    nothing, both, verifying = sizes(0.0, 0.0), sizes(20.0, 20.0), sizes(0.0, 20.0)
+    assert both.lengths.sum() > nothing.lengths.sum() and both.gain > nothing.gain > 1
+    assert verifying.gain < 1
+
+
+def test_no_step_takes_less_than_no_time():
+    assert best_sizes(np.full((1, 3), 0.5), 1, CPU_LIKE, overhead=Overhead(-1000.0, -1000.0)).gain > 1

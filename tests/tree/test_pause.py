@@ -1,6 +1,6 @@
 """Drafting rests where it does not pay, longer each time, and no longer than the load lasts."""
 
-from vllm_specflash.tree.pause import FIRST, LONGEST, Pause, Typical
+from vllm_specflash.tree.pause import FIRST, LONGEST, LOOK, Pause, Typical
 
 
 def _tries(pause: Pause, gain: float, requests: int) -> int:
@@ -52,6 +52,22 @@ def test_a_pause_ends_with_the_load_that_began_it():
     assert pause.steps
     pause.ease(8)
     assert not pause.take_step()
+
+
+def test_steps_without_drafts_are_looked_at_where_none_was_timed():
+    pause = Pause()
+    pause.weigh(5.0, 8)
+    assert not pause.steps
+    pause.weigh(5.0, 8, unsure=True)
+    assert _rest(pause) == LOOK
+
+
+def test_a_look_makes_no_pause_longer():
+    pause = Pause()
+    pause.weigh(1.2, 8, unsure=True)
+    assert _rest(pause) == LOOK
+    _tries(pause, 0.5, 8)
+    assert _rest(pause) == FIRST
 
 
 def test_a_stall_is_not_what_a_draft_usually_takes():

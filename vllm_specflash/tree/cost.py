@@ -4,7 +4,7 @@ A step over T tokens takes cost(T) seconds and emits, of every request, one toke
 p the chance that a drafted token is accepted together with all before it, the expected rate of a batch of R requests
 that verifies the drafts in S is
 
-    (R + sum of p over S) / (cost(R + |S|) + side paths of S * what one takes)
+    (R + sum of p over S) / (cost(R + |S|) + side paths of S * what one takes + overhead)
 
 Chances never grow along a draft, so a prefix of the batch's tokens ordered by p never holds a token without those it
 depends on, and where side paths take no time of their own the best S of every size is one.
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+from vllm_specflash.tree.overhead import Overhead
 
 # Tokens in the batch at which a step is timed; in between the cost is interpolated, beyond it grows at the last rate.
 SIZES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -64,6 +66,7 @@ def best_sizes(
     cost: StepCost | None,
     draft_seconds: float = 0.0,
     starts_path: np.ndarray | None = None,
+    overhead: Overhead = Overhead(),
 ) -> Sizes:
     """The sizes with the highest expected rate.
 
@@ -73,6 +76,7 @@ def best_sizes(
         cost: None to take whatever has a chance at all.
         draft_seconds: of making the drafts of one step, which `cost` does not hold.
         starts_path: [Q, n] whether a side path begins with the token; nowhere if not given.
+        overhead: what steps of this load take beside all that.
     """
     if cost is None:
         return Sizes((chances > 0).sum(axis=1), np.inf)
@@ -82,6 +86,8 @@ def best_sizes(
     ranked = ranked[ranked > 0]
     emitted = requests + np.concatenate(([0.0], np.cumsum(ranked)))
     seconds = cost(requests + np.arange(len(emitted)))
+    # What was foreseen may be more than what steps take, but no time is negative.
+    seconds = np.maximum(seconds + np.append(overhead.plain, np.full(len(seconds) - 1, overhead.verifying)), 0.1 * seconds)
     plain = requests / seconds[0]
     if starts_path is not None:
         seconds[1:] += np.cumsum(starts_path.ravel()[order[: len(ranked)]]) * cost.side_path_seconds

@@ -8,6 +8,8 @@ FIRST, LONGEST = 16, 256
 RETRY_GAIN = 1.03
 # The smoothed gain from which on it pays for certain.
 PAYS = 1.1
+# So many steps without drafts are timed where nobody knows yet what they take.
+LOOK = 4
 
 
 class Pause:
@@ -27,12 +29,18 @@ class Pause:
         self.steps -= resting
         return resting
 
-    def weigh(self, gain: float, requests: int) -> None:
-        """Take in the expected gain of a step's drafts (cost.Sizes) in a batch of so many requests."""
+    def weigh(self, gain: float, requests: int, unsure: bool = False) -> None:
+        """Take in the expected gain of a step's drafts (cost.Sizes) in a batch of so many requests.
+
+        Args:
+            unsure: no step without drafts was timed at this load, so that the gain is over what one was taken for.
+        """
         self._gain += 0.1 * (min(gain, 10.0) - self._gain)
         if self._gain < 1:
             self.steps, self._gain, self._requests = self._next, RETRY_GAIN, requests
             self._next = min(2 * self._next, LONGEST)
+        elif unsure:
+            self.steps, self._requests = LOOK, requests
         elif self._gain > PAYS:
             self._next = FIRST
 
@@ -50,6 +58,9 @@ class Typical:
 
     def add(self, seconds: float) -> None:
         self._timings.append(seconds)
+
+    def __bool__(self) -> bool:
+        return bool(self._timings)
 
     @property
     def value(self) -> float:

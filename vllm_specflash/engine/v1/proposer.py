@@ -22,9 +22,8 @@ from vllm_specflash.engine.v1.kept import KeptRows
 from vllm_specflash.engine.v1.step import Step
 from vllm_specflash.tree.build import Trees
 from vllm_specflash.tree.calibration import Calibration
-from vllm_specflash.tree.cost import StepCost, best_sizes
 from vllm_specflash.tree.layout import lay_out
-from vllm_specflash.tree.pause import Pause, Typical
+from vllm_specflash.tree.sizing import Sizing
 from vllm_specflash.tree.step import Draft
 from vllm_specflash.triton_kernels.draft_attention import SpanTable
 
@@ -40,10 +39,8 @@ class SpecFlashProposer:
         self.num_speculative_tokens = vllm_config.speculative_config.num_speculative_tokens
         self.stats = DraftStats()
         self.ranks = Ranks()
-        # Set once the engine is warm, where sizing is "auto", on the rank that leads.
-        self.step_cost: StepCost | None = None
-        self._draft_seconds = Typical()
-        self.pause = Pause()
+        # Its step cost is set once the engine is warm, where sizing is "auto", on the rank that leads.
+        self.sizing = Sizing()
         self._spans: dict[str, Spans] = {}
         self._kept = KeptRows()
         self._drafted: dict[str, Draft] = {}
@@ -91,9 +88,8 @@ class SpecFlashProposer:
     def rests(self, requests: int) -> bool:
         """Whether drafting pauses in the step of so many requests that begins; asked once a step."""
         self.stats.steps += 1
-        resting = self.pause.take_step()
+        resting = self.sizing.rests(requests)
         self.stats.paused_steps += resting
-        self.pause.ease(requests)
         return resting
 
     @torch.inference_mode()
@@ -107,8 +103,6 @@ class SpecFlashProposer:
         drafts: list[list[int]] = [[] for _ in step.req_ids]
         if self.cache.allocated and step.committed.any():
             self._draft(step, drafts)
-            if any(drafts):
-                self._draft_seconds.add(time.perf_counter() - began)
         self.stats.proposed_tokens += sum(map(len, drafts))
         self.stats.seconds += time.perf_counter() - began
         return drafts
@@ -118,7 +112,7 @@ class SpecFlashProposer:
         if self.ranks.count == 1:
             return drafts
         trees = {req_id: self._drafted[req_id] for req_id, draft in zip(req_ids, drafts) if draft}
-        drafts, trees, self.pause.steps = self.ranks.agree((drafts, trees, self.pause.steps))
+        drafts, trees, self.sizing.pause.steps = self.ranks.agree((drafts, trees, self.sizing.pause.steps))
         self._drafted.update(trees)
         return drafts
 
@@ -212,8 +206,7 @@ class SpecFlashProposer:
         """Of the trees, what is worth verifying and fits, into drafts; tokens [Q, n] of their nodes."""
         slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
         chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
-        keep, gain = best_sizes(chances, len(drafts), self.step_cost, self._draft_seconds.value, trees.starts_path)
-        self.pause.weigh(gain, len(drafts))
+        keep = self.sizing.keep(chances, len(drafts), trees.starts_path)
         root = step.start[requests] + step.committed[requests]
         self._hand_over(tokens.tolist(), trees, keep, requests, step, root, drafts)
 

@@ -143,6 +143,7 @@ class SpecFlashRunnerMixin:
     ) -> list[list[int]]:
         req_ids = self.input_batch.req_ids
         drafts: list[list[int]] = [[] for _ in req_ids]
+        drafting = self.drafter.stats.seconds
         try:
             resting = self.drafter.rests(len(req_ids))
             # A prompt's rows are kept whatever happens: what comes after it is drafted from them for as long as it is answered.
@@ -162,6 +163,10 @@ class SpecFlashRunnerMixin:
             drafts = [[] for _ in req_ids]
         self._count(sampled_token_ids)
         drafts = self.drafter.agreed(req_ids, drafts)
+        self.drafter.sizing.end_step(
+            len(req_ids), scheduler_output.total_num_scheduled_tokens, self.rejection_sampler.trees,
+            self.drafter.stats.seconds - drafting, bool(self._decoding().all()),
+        )  # fmt: skip
         if self.metrics is not None:
             self.metrics.publish(self.drafter.stats)
         return drafts

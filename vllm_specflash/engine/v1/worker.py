@@ -34,7 +34,7 @@ class SpecFlashWorkerMixin:
     def measure_step_cost(self) -> None:
         """What drafts are sized by, where sizing is "auto": at start, and when a benchmark finds the machine quiet."""
         if self.vllm_config.speculative_config.specflash.sizing == "auto":
-            self.model_runner.drafter.step_cost = measured_step_cost(self.model_runner)
+            self.model_runner.drafter.sizing.step_cost = measured_step_cost(self.model_runner)
 
     def specflash_stats(self) -> dict[str, float]:
         """Counters of the draft side since the last call (engine/stats.py)."""

@@ -1,0 +1,55 @@
+"""What whole steps take, by a clock that the tests turn."""
+
+from vllm_specflash.tree.overhead import Overhead, StepClock
+
+
+class Time:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _clock(*steps: tuple[float, int, bool, float | None]) -> StepClock:
+    """After steps of (seconds, requests, verified, foreseen)."""
+    time = Time()
+    clock = StepClock(time)
+    clock.end_step(1, False, 0.0)
+    for seconds, requests, verified, foreseen in steps:
+        time.now += seconds
+        clock.end_step(requests, verified, foreseen)
+    return clock
+
+
+def _close(found: Overhead, plain: float, verifying: float) -> bool:
+    return abs(found.plain - plain) < 1e-9 and abs(found.verifying - verifying) < 1e-9
+
+
+def test_it_is_what_steps_took_over_what_was_foreseen():
+    clock = _clock((3.0, 8, True, 2.0), (5.0, 8, True, 2.0), (9.0, 8, True, 2.0), (1.5, 8, False, 1.0))
+    assert _close(clock.overhead(8), 0.5, 3.0)
+
+
+def test_one_kind_alone_says_nothing():
+    clock = _clock((3.0, 8, True, 2.0))
+    assert clock.overhead(8) == Overhead() and clock.unsure(8)
+    clock = _clock((3.0, 8, False, 2.0))
+    assert clock.overhead(8) == Overhead() and not clock.unsure(8)
+
+
+def test_loads_are_told_apart_by_powers_of_two():
+    clock = _clock((3.0, 8, True, 2.0), (3.0, 8, False, 1.0))
+    assert _close(clock.overhead(15), 2.0, 1.0)
+    assert clock.overhead(16) == clock.overhead(7) == Overhead() and not clock.unsure(16)
+
+
+def test_a_step_that_is_not_learned_from_is_still_where_the_next_begins():
+    clock = _clock((50.0, 8, True, None), (3.0, 8, True, 2.0), (60.0, 8, False, None), (3.0, 8, False, 1.0))
+    assert _close(clock.overhead(8), 2.0, 1.0)
+
+
+def test_before_the_first_end_nothing_is_known_of_a_step():
+    clock = StepClock(Time())
+    clock.end_step(1, True, 0.0)
+    assert not clock.unsure(1)
