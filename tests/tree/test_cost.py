@@ -75,15 +75,23 @@ def test_side_paths_are_drafted_only_where_they_pay_for_themselves():
     assert free.gain > cheap.gain > dear.gain > 1
 
 
-def test_what_every_step_takes_besides_makes_drafts_longer_and_verification_shorter():
+def test_what_steps_take_besides_counts_in_the_gain_and_not_in_the_lengths():
     chances = np.repeat(np.cumprod(np.full((1, 6), 0.7), axis=1), 8, axis=0)
 
     def sizes(plain, verifying):
         return best_sizes(chances, 8, CPU_LIKE, 4.0, overhead=Overhead(plain, verifying))
 
     nothing, both, verifying = sizes(0.0, 0.0), sizes(20.0, 20.0), sizes(0.0, 20.0)
-    assert both.lengths.sum() > nothing.lengths.sum() and both.gain > nothing.gain > 1
-    assert verifying.gain < 1
+    assert both.gain > nothing.gain > 1 > verifying.gain
+    kept = nothing.lengths.sum()
+    assert both.lengths.tolist() == nothing.lengths.tolist() == verifying.lengths.tolist()
+    emitted = 8 + sum(chances[q, :n].sum() for q, n in enumerate(nothing.lengths))
+    assert verifying.gain == pytest.approx(emitted / (float(CPU_LIKE(8 + kept)) + 4 + 20) / (8 / float(CPU_LIKE(8))))
+
+
+def test_drafts_that_are_not_worth_verifying_cost_what_making_them_takes():
+    gain = best_sizes(np.zeros((1, 5)), 1, CPU_LIKE, 4.0, overhead=Overhead(3.5, 100.0)).gain
+    assert gain == pytest.approx((16.5 + 3.5) / (16.5 + 3.5 + 4.0))
 
 
 def test_no_step_takes_less_than_no_time():

@@ -4,7 +4,7 @@ A step over T tokens takes cost(T) seconds and emits, of every request, one toke
 p the chance that a drafted token is accepted together with all before it, the expected rate of a batch of R requests
 that verifies the drafts in S is
 
-    (R + sum of p over S) / (cost(R + |S|) + side paths of S * what one takes + overhead)
+    (R + sum of p over S) / (cost(R + |S|) + side paths of S * what one takes)
 
 Chances never grow along a draft, so a prefix of the batch's tokens ordered by p never holds a token without those it
 depends on, and where side paths take no time of their own the best S of every size is one.
@@ -76,7 +76,8 @@ def best_sizes(
         cost: None to take whatever has a chance at all.
         draft_seconds: of making the drafts of one step, which `cost` does not hold.
         starts_path: [Q, n] whether a side path begins with the token; nowhere if not given.
-        overhead: what steps of this load take beside all that.
+        overhead: what steps of this load take beside all that, as seen at the sizes chosen here. It counts in the gain alone: how it would
+            change with the size nobody has seen.
     """
     if cost is None:
         return Sizes((chances > 0).sum(axis=1), np.inf)
@@ -86,11 +87,12 @@ def best_sizes(
     ranked = ranked[ranked > 0]
     emitted = requests + np.concatenate(([0.0], np.cumsum(ranked)))
     seconds = cost(requests + np.arange(len(emitted)))
-    # What was foreseen may be more than what steps take, but no time is negative.
-    seconds = np.maximum(seconds + np.append(overhead.plain, np.full(len(seconds) - 1, overhead.verifying)), 0.1 * seconds)
-    plain = requests / seconds[0]
+    plain = seconds[0]
     if starts_path is not None:
         seconds[1:] += np.cumsum(starts_path.ravel()[order[: len(ranked)]]) * cost.side_path_seconds
-    rate = emitted / (seconds + draft_seconds)
-    count = int(np.argmax(rate))
-    return Sizes(np.bincount(order[:count] // chances.shape[1], minlength=len(chances)), float(rate[count] / plain))
+    count = int(np.argmax(emitted / (seconds + draft_seconds)))
+    # What was foreseen may be more than what steps take, but no time is negative.
+    beside = overhead.verifying if count else overhead.plain
+    whole = max(seconds[count] + beside, 0.1 * seconds[count]) + draft_seconds
+    gain = emitted[count] / whole * max(plain + overhead.plain, 0.1 * plain) / requests
+    return Sizes(np.bincount(order[:count] // chances.shape[1], minlength=len(chances)), float(gain))
