@@ -189,6 +189,13 @@ def visual_context(tokens: str, what: str, form: str = "") -> str:
     return f"{one['compressed'][what] / one['all rows'][what]:.2f}"
 
 
+def attention_rows(shape: str, tokens: str, what: str = "") -> str:
+    """Of a shape whose name begins so, with at least so many visual tokens: `rows` or `ms` with latents and without, or the share of time."""
+    rows = [one for one in record("attention-rows")["rows"] if one["shape"].startswith(shape) and one["visual_tokens"] >= int(tokens)]
+    small, large = rows[0][what or "ms"]
+    return {"rows": f"{small} / {large}", "ms": f"{small:.2f} / {large:.2f} ms", "": f"{small / large:.2f}"}[what]
+
+
 def gaze(which: str, *layers: str) -> str:
     """Attention of a layer's best head `on_the_name` or `on_the_next`, from the least to the greatest of some layers; the most of all without."""
     found = [record("gaze")[which][int(layer)] for layer in layers] or [max(record("gaze")[which])]
@@ -236,7 +243,7 @@ def late_first_token(file: str, task: str, method: str) -> str:
 MAKERS = (
     decoding, end_to_end, machine, speed_table, identity, plain_with_itself, widest_gap, kv_overhead, resident, step, step_share, ablation,
     ablation_gain, simulated, simulated_gain, transition, soak_growth, tau_of_eval,
-    served_as_before, shipped, ablation_seconds, late_first_token, sight, sight_gain, gaze, visual_context,
+    served_as_before, shipped, ablation_seconds, late_first_token, sight, sight_gain, gaze, visual_context, attention_rows,
 )  # fmt: skip
 FIGURES: dict[str, Callable[..., str]] = {made.__name__: made for made in MAKERS}
 PLOT = ROOT / "docs" / "speed_up.svg"

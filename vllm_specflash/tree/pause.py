@@ -60,6 +60,7 @@ class Typical:
         self._timings.append(seconds)
 
     def __bool__(self) -> bool:
+        """Whether anything was timed yet."""
         return bool(self._timings)
 
     @property
