@@ -16,10 +16,10 @@ NO_PATHS = np.zeros_like(CHANCES, dtype=bool)
 
 
 class Engine:
-    """A target whose steps take what it says and not what was measured; drafts take 2 ms."""
+    """A target whose steps take what it says and not what was measured."""
 
-    def __init__(self, measured: StepCost | None, plain: float, verifying: float):
-        self.now, self.plain, self.verifying = 0.0, plain, verifying
+    def __init__(self, measured: StepCost | None, plain: float, verifying: float, drafting: float = 2e-3):
+        self.now, self.plain, self.verifying, self.drafting = 0.0, plain, verifying, drafting
         self.sizing = Sizing(StepClock(lambda: self.now))
         self.sizing.step_cost = measured
         self.resting = self.verified = 0
@@ -34,7 +34,7 @@ class Engine:
             resting = self.sizing.rests(REQUESTS)
             self.resting += resting
             kept = np.zeros(REQUESTS, dtype=int) if resting else self.sizing.keep(CHANCES, REQUESTS, NO_PATHS)
-            drafting = 0.0 if resting else 2e-3
+            drafting = 0.0 if resting else self.drafting
             self.now += drafting
             self.sizing.end_step(REQUESTS, tokens, trees, drafting, decoding=True)
 
@@ -49,9 +49,10 @@ def test_it_rests_where_drafting_costs_more_than_it_gives(measured, verifying):
     assert engine.resting > 0.8 * STEPS
 
 
-def test_it_drafts_where_that_pays():
-    """But for the few steps that show what plain ones take."""
-    engine = Engine(FLAT, 20e-3, 22e-3)
+@pytest.mark.parametrize("drafting", [2e-3, 10e-3], ids=["cheap drafts", "dear drafts"])
+def test_it_drafts_where_that_pays(drafting):
+    """But for the few steps that show what plain ones take. Dear drafts pay by a tenth, and would not if they counted twice."""
+    engine = Engine(FLAT, 20e-3, 22e-3, drafting)
     engine.run(STEPS)
     assert engine.resting == LOOK and engine.verified >= STEPS - LOOK - 2
 
