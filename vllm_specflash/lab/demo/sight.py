@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
-from vllm_specflash.lab.bench.device import device
 from vllm_specflash.lab.checkout import SHEET_READER
 from vllm_specflash.lab.demo.assemble import demo_name
 from vllm_specflash.lab.demo.pictograms import NAMES
@@ -247,9 +246,8 @@ def main() -> None:
         rows = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
         rows.sort(key=lambda row: (list(ROWS).index(row["row"]), row["setting"]["seed"]))
         add_times(rows, ground, setting)
-        machine = device()
-        options.table.write_text(markdown(rows, f"{torch.get_num_threads()} cores of an {machine['cpu']}"), encoding="utf-8")
-        write_provenance(options.table.with_suffix(".json"), device=machine, rows=rows)
+        options.table.write_text(markdown(rows, f"{torch.get_num_threads()} threads of a CPU"), encoding="utf-8")
+        write_provenance(options.table.with_suffix(".json"), rows=rows)
 
 
 if __name__ == "__main__":
