@@ -237,13 +237,23 @@ def late_first_token(file: str, task: str, method: str) -> str:
             found = seconds.setdefault((one["batch_size"], one["method"]), [])
             found += [output["first_seconds"] for output in one["outputs"]]
     ratios = [median(seconds[batch, method]) / median(seconds[batch, "plain"]) for batch in {batch for batch, _ in seconds}]
-    return f"{min(ratios):.1f} to {max(ratios):.1f} times"
+    least, greatest = (f"{ratio:.1f}" for ratio in (min(ratios), max(ratios)))
+    return f"{least} times" if least == greatest else f"{least} to {greatest} times"
+
+
+def repeats(file: str) -> str:
+    """Passes that a benchmark's medians are of, in a word."""
+    return {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}[record(file)["settings"]["plan"]["repeats"]]
+
+
+def tau(*cell: str) -> str:
+    return f"{row(*cell)['acceptance_length']:.2f}"
 
 
 MAKERS = (
     decoding, end_to_end, machine, speed_table, identity, plain_with_itself, widest_gap, kv_overhead, resident, step, step_share, ablation,
     ablation_gain, simulated, simulated_gain, transition, soak_growth, tau_of_eval,
-    served_as_before, shipped, ablation_seconds, late_first_token, sight, sight_gain, gaze, visual_context, attention_rows,
+    served_as_before, shipped, ablation_seconds, late_first_token, sight, sight_gain, gaze, visual_context, attention_rows, repeats, tau,
 )  # fmt: skip
 FIGURES: dict[str, Callable[..., str]] = {made.__name__: made for made in MAKERS}
 PLOT = ROOT / "docs" / "speed_up.svg"

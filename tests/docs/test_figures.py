@@ -59,3 +59,19 @@ def test_the_net_catches_figures():
 def test_pages_have_marked_figures():
     marked = {page.stem: len(figures.MARKED.findall(page.read_text(encoding="utf-8"))) for page in ALL}
     assert marked["README"] > 10 and marked["training"] > 20 and marked["trees"] > 10
+
+
+def test_readme_names_the_command_that_made_its_table():
+    command = figures.record("bench-cpu")["provenance"]["command"].removesuffix(" --out bench-cpu.json")
+    assert f"\n    {command} " in README.read_text(encoding="utf-8")
+
+
+def test_a_range_of_one_figure_is_that_figure(monkeypatch):
+    passes = [
+        {"task": "scenes", "method": method, "batch_size": batch, "outputs": [{"first_seconds": seconds}]}
+        for method, batch, seconds in (("plain", 1, 1.0), ("ngram", 1, 1.91), ("plain", 8, 1.0), ("ngram", 8, 1.94))
+    ]
+    monkeypatch.setattr(figures, "record", lambda file: {"passes": passes})
+    assert figures.late_first_token("made up", "scenes", "ngram") == "1.9 times"
+    passes[1]["outputs"][0]["first_seconds"] = 1.0
+    assert figures.late_first_token("made up", "scenes", "ngram") == "1.0 to 1.9 times"

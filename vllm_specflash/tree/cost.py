@@ -87,12 +87,15 @@ def best_sizes(
     ranked = ranked[ranked > 0]
     emitted = requests + np.concatenate(([0.0], np.cumsum(ranked)))
     seconds = cost(requests + np.arange(len(emitted)))
-    plain = seconds[0]
+    plain = _whole(seconds[0], overhead.plain)
     if starts_path is not None:
         seconds[1:] += np.cumsum(starts_path.ravel()[order[: len(ranked)]]) * cost.side_path_seconds
     count = int(np.argmax(emitted / (seconds + draft_seconds)))
-    # What was foreseen may be more than what steps take, but no time is negative.
-    beside = overhead.verifying if count else overhead.plain
-    whole = max(seconds[count] + beside, 0.1 * seconds[count]) + draft_seconds
-    gain = emitted[count] / whole * max(plain + overhead.plain, 0.1 * plain) / requests
+    drafted = (_whole(seconds[count], overhead.verifying) if count else plain) + draft_seconds
+    gain = (emitted[count] / drafted) / (requests / plain)
     return Sizes(np.bincount(order[:count] // chances.shape[1], minlength=len(chances)), float(gain))
+
+
+def _whole(foreseen: float, overhead: float) -> float:
+    """Seconds of a step. What was foreseen may be more than what steps take, but no time is negative."""
+    return max(foreseen + overhead, 0.1 * foreseen)

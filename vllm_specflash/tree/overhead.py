@@ -40,10 +40,13 @@ class StepClock:
 
     def overhead(self, requests: int) -> Overhead:
         """Of steps of so many requests; none at all before both kinds were seen, since one alone would favour the other."""
-        plain, verifying = (self._seen[requests.bit_length(), verified] for verified in (False, True))
+        plain, verifying = self._timings(requests)
         return Overhead(plain.value, verifying.value) if plain and verifying else Overhead()
 
     def unsure(self, requests: int) -> bool:
         """Whether steps with drafts were seen at this load, and none without."""
-        plain, verifying = (self._seen[requests.bit_length(), verified] for verified in (False, True))
+        plain, verifying = self._timings(requests)
         return bool(verifying) and not plain
+
+    def _timings(self, requests: int) -> tuple[Typical, Typical]:
+        return self._seen[requests.bit_length(), False], self._seen[requests.bit_length(), True]

@@ -143,11 +143,11 @@ class SpecFlashRunnerMixin:
     ) -> list[list[int]]:
         req_ids = self.input_batch.req_ids
         drafts: list[list[int]] = [[] for _ in req_ids]
-        drafting = self.drafter.stats.seconds
+        decoding, drafting = self._decoding(), self.drafter.stats.seconds
         try:
             resting = self.drafter.rests(len(req_ids))
             # A prompt's rows are kept whatever happens: what comes after it is drafted from them for as long as it is answered.
-            if not (resting and self._decoding().all()):
+            if not (resting and decoding.all()):
                 step = self._step(
                     scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states, common_attn_metadata
                 )
@@ -161,11 +161,11 @@ class SpecFlashRunnerMixin:
             self.drafter.stats.errors += 1
             self.drafter.collectives.settle()
             drafts = [[] for _ in req_ids]
-        self._count(sampled_token_ids)
+        self._count(sampled_token_ids, decoding)
         drafts = self.drafter.agreed(req_ids, drafts)
         self.drafter.sizing.end_step(
             len(req_ids), scheduler_output.total_num_scheduled_tokens, self.rejection_sampler.trees,
-            self.drafter.stats.seconds - drafting, bool(self._decoding().all()),
+            self.drafter.stats.seconds - drafting, bool(decoding.all()),
         )  # fmt: skip
         if self.metrics is not None:
             self.metrics.publish(self.drafter.stats)
@@ -176,9 +176,9 @@ class SpecFlashRunnerMixin:
         batch = self.input_batch
         return batch.num_computed_tokens_cpu[: batch.num_reqs] >= batch.num_prompt_tokens[: batch.num_reqs]
 
-    def _count(self, sampled_token_ids: list[list[int]]) -> None:
+    def _count(self, sampled_token_ids: list[list[int]], decoding: np.ndarray) -> None:
         emitted = np.array([len(tokens) for tokens in sampled_token_ids])
-        decoding = (emitted > 0) & self._decoding()
+        decoding = decoding & (emitted > 0)
         self.drafter.stats.decodes += int(decoding.sum())
         self.drafter.stats.decoded_tokens += int(emitted[decoding].sum())
 

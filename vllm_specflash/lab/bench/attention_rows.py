@@ -6,8 +6,6 @@
 row weighs against the fixed cost of a call grows with heads and head size. The torch path of `draft_attention`, bfloat16, blocks of 128.
 """
 
-import statistics
-import time
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -18,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vllm_specflash.lab.bench.device import device
+from vllm_specflash.lab.demo.sight_time import milliseconds
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.triton_kernels.draft_attention import SpanTable, draft_attention
 
@@ -72,24 +71,11 @@ class Case:
         return draft_attention(*self._arguments, max_visible=self.rows)
 
 
-def milliseconds(cases: list[Case], rounds: int) -> list[float]:
-    """Medians, the cases taken by turns."""
-    found: list[list[float]] = [[] for _ in cases]
-    for _ in range(rounds):
-        for case, timings in zip(cases, found):
-            case()
-            began = time.perf_counter()
-            for _ in range(5):
-                case()
-            timings.append(200 * (time.perf_counter() - began))
-    return [statistics.median(timings) for timings in found]
-
-
 def main(
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
-    tokens: Annotated[list[int], typer.Option(help="Visual tokens in the context, in whole pictures; may be repeated.")] = [1024, 2048, 4096, 8192],
-    latents: Annotated[int, typer.Option(help="That one picture becomes.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Of five calls each.")] = 60,
+    tokens: Annotated[list[int], typer.Option(help="Visual tokens in the context, in whole pictures; may be repeated.", min=1)] = [1024, 2048, 4096, 8192],
+    latents: Annotated[int, typer.Option(help="That one picture becomes.", min=0, max=min(shape.picture_tokens for shape in SHAPES.values()))] = 16,
+    rounds: Annotated[int, typer.Option(help="Of five calls each.", min=1)] = 60,
 ) -> None:
     rows = []
     for name, shape in SHAPES.items():

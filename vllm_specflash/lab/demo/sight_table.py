@@ -11,7 +11,7 @@ A page is a sheet of one page: nine pictograms that are nowhere in the prompt.
 "hidden" sees no visual row; "all rows" sees every one, as text; "paper" is softmax(A F^T) F; "placed" adds places,
 normalised features and a projection, over the target's last states or over the projector's outputs (embeddings). First:
 first drafted token accepted. Names: tokens that begin an object's name that came from a draft and not from the target.
-Rows: rows a draft forward attends to, prompt and answer included, on average. Draft: a drafting step of one request over so many
+Rows: rows a draft forward attends to, prompt and answer included, on average. A step: a drafting step of one request over so many
 rows and a tree of 16, the draft's network and its choice of the tree, on {device}.
 """
 
@@ -24,7 +24,7 @@ def markdown(rows: list[dict], device: str) -> str:
     lines = [HEAD.format(kinds=kinds, seeds=seeds, device=device, **{name: setting[name] for name in ("steps", "batch", "width")})]
     tasks = sorted({task for row in rows for task in row["tasks"]})
     for task in tasks:
-        columns = ["draft", "seed", "tau", "first", "names", "rows", "draft"]
+        columns = ["draft", "seed", "tau", "first", "names", "rows", "a step"]
         lines += [f"\n## {task.capitalize()}\n", _line(columns), _line(["---"] * len(columns))]
         for row in rows:
             if task in row["tasks"]:

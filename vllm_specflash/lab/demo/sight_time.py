@@ -21,15 +21,11 @@ COMMITTED = 5
 
 @dataclass
 class PlainPages:
-    """Keys and values of one request's draft layer, blocks in order."""
+    """Keys and values of one request's draft layer, blocks in order; a drafting step writes them by itself."""
 
     keys: Tensor
     values: Tensor
     block_size: int = BLOCK_SIZE
-
-    def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        self.keys[slots] = keys
-        self.values[slots] = values
 
 
 def drafting_step(draft: SpecFlashDraft, embedding: Tensor, attended_rows: float) -> Callable[[], None]:
@@ -47,11 +43,10 @@ def drafting_step(draft: SpecFlashDraft, embedding: Tensor, attended_rows: float
     pages = PlainPages(*(torch.randn(shape, dtype=torch.bfloat16) for _ in range(2)))
     core = DraftingCore(draft, embedding[draft.d2t], lambda ids: embedding[ids], pages, config.semi_ar_width, NODES)
     # Without a compressor a picture's positions are text to the draft; otherwise those behind its latents are hidden.
-    latents = config.latents_per_span
-    spans = SpanTable.empty(1)
+    latents, hidden, spans = config.latents_per_span, 0, SpanTable.empty(1)
     if latents is not None:
-        spans = SpanTable(*(torch.tensor([[value]], dtype=torch.int32) for value in (latents, IMAGE_TOKENS - latents)))
-    hidden = 0 if latents is None else IMAGE_TOKENS - latents
+        hidden = IMAGE_TOKENS - latents
+        spans = SpanTable(*(torch.tensor([[value]], dtype=torch.int32) for value in (latents, hidden)))
     positions = torch.arange(visible - COMMITTED, visible)
     told = torch.randn(COMMITTED, config.feature_size, dtype=torch.bfloat16)
     rows = Rows(told, torch.arange(COMMITTED), positions, positions + hidden)
