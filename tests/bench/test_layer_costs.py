@@ -5,7 +5,6 @@ import json
 import torch
 from engines import noise_image
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 from vllm_specflash.draft import SpecFlashConfig, core
 from vllm_specflash.lab.bench import attention_rows, tree_attention, visual_context
 from vllm_specflash.lab.bench.targets import Target

@@ -83,6 +83,19 @@ def test_a_resting_step_runs_nothing_of_the_draft(llava, noticing, monkeypatch):
         assert stats["paused_steps"] == stats["steps"] >= 24 and stats["decoded_tokens"] == stats["decodes"] > 40
 
 
+def test_a_prompt_that_comes_while_others_rest_is_kept(llava, noticing, monkeypatch):
+    """The third request takes the place of the first, in a batch where the second one decodes."""
+    with engine(llava, noticing, OPTIONS, max_num_seqs=2) as llm:
+        drafter, kept = runner(llm).drafter, []
+        remember = drafter.core.remember
+        monkeypatch.setattr(drafter.core, "remember", lambda rows: kept.append(len(rows.positions)) or remember(rows))
+        drafter.sizing.pause.steps = 1000
+        prompts = [{"prompt_token_ids": list(range(10, 10 + length))} for length in (9, 12, 20)]
+        answers(llm, prompts, [greedy(tokens, ignore_eos=True) for tokens in (6, 24, 8)])
+        # In the step that reads the third prompt the second request's newest position is kept as well.
+        assert len(kept) == 2 and kept[0] == 9 + 12 and kept[1] == 20 + 1
+
+
 def test_every_step_is_timed_as_what_it_was(llava, noticing, monkeypatch):
     with engine(llava, noticing, OPTIONS) as llm:
         drafter, ended = runner(llm).drafter, []
@@ -100,3 +113,5 @@ def test_every_step_is_timed_as_what_it_was(llava, noticing, monkeypatch):
         assert trees[1:9] == (None,) * 8 and trees[9] is not None
         assert tokens[1:9] == (2,) * 8 and tokens[9] == len(trees[9].parents) > 2
         assert sum(drafting) == pytest.approx(after["seconds"] - before["seconds"]) and drafting[1:8] == (0,) * 7
+        # The first of either answer's 24 tokens is the prompt's step's.
+        assert after["decoded_tokens"] - before["decoded_tokens"] == 2 * 23
