@@ -34,7 +34,7 @@ def test_rows_behind_a_pictures_latents_are_the_ones_left_out(tmp_path):
 def test_a_draft_without_its_compressor_has_all_other_weights(image_target, tmp_path):
     trained = image_target / "specflash"
     plain = visual_context.without_compression(trained, tmp_path / "plain")
-    assert SpecFlashConfig.from_pretrained(plain).latents_per_span is None
+    assert SpecFlashConfig.from_pretrained(plain).pooling is None
     before, after = (load_file(folder / "model.safetensors") for folder in (trained, plain))
     assert all(name.startswith("compressor.") or after[name].equal(value) for name, value in before.items())
 

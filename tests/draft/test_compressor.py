@@ -4,8 +4,11 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.batch import layout
 from vllm_specflash.train.target import Sample
 from vllm_specflash.triton_kernels.latent_compress import CompressState, latent_compress
@@ -68,6 +71,26 @@ def test_latents_begin_as_pieces_of_a_span_that_is_no_square():
     assert bias[0, :8].sum() > 0.7 and bias[1, 8:].sum() > 0.7
 
 
+def test_latents_of_a_piece_begin_as_its_stretches_in_order():
+    """M = 4 over 16 positions of one line of a picture: no square, whatever the numbers are."""
+    bias = _compressor("states", num_latents=4, pool_length=16).queries[:, -16:].softmax(-1).view(4, 4, 4).sum(-1)
+    assert (bias.diagonal() > 0.6).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 90)), max_size=4), st.integers(1, 40))
+def test_a_long_span_is_cut_into_the_fewest_pieces_of_like_length(gaps_and_lengths, longest):
+    spans, at = [], 0
+    for gap, length in gaps_and_lengths:
+        spans.append((at + gap, length))
+        at += gap + length
+    pieces = Pooling(4, longest).cut(spans)
+    assert [p for start, n in pieces for p in range(start, start + n)] == [p for start, n in spans for p in range(start, start + n)]
+    for start, length in spans:
+        of_span = [n for begin, n in pieces if start <= begin < start + length]
+        assert len(of_span) == -(-length // longest) and max(of_span) <= longest and max(of_span) - min(of_span) <= 1
+    assert Pooling(4).cut(spans) == spans
+
+
 def test_a_place_is_the_same_share_of_a_span_of_any_length():
     """Twice as long a span: positions 2n and 2n + 1 lie around where n lies in the shorter one."""
     compressor = _compressor("states")
@@ -101,22 +124,23 @@ def test_without_latents_a_span_leaves_no_row():
 
 def test_what_is_not_compressed_is_laid_out_like_text():
     config = SpecFlashConfig(**SMALL, compressor="none", visual_features="both")
-    assert config.latents_per_span is None and not config.pools_embeddings
+    assert config.pooling is None and not config.pools_embeddings
     assert not SpecFlashDraft(config).compressor.queries.numel()
     sample = Sample("one", "chat", torch.arange(12), 8, [(2, 4)], {}, True)
-    assert layout(sample, config.latents_per_span) == (list(range(11)), list(range(11)), [])
+    assert layout(sample, config.pooling) == (list(range(11)), list(range(11)), [])
 
 
 def test_a_checkpoint_without_the_new_fields_is_the_papers_form(tmp_path):
     draft = SpecFlashDraft(SpecFlashConfig(**SMALL, num_latents=4))
     draft.save_pretrained(tmp_path)
     fields = json.loads((tmp_path / "config.json").read_text())
-    for name in ("compressor", "visual_features", "latent_positions", "latent_heads"):
+    for name in ("compressor", "visual_features", "latent_positions", "latent_heads", "pool_length"):
         del fields[name]
     (tmp_path / "config.json").write_text(json.dumps(fields))
     loaded = SpecFlashDraft.from_pretrained(tmp_path)
     assert torch.equal(loaded.compressor.queries, draft.compressor.queries)
     assert set(loaded.state_dict()) == set(draft.state_dict()) and loaded.config.compressor == "paper"
+    assert loaded.config.pooling == Pooling(4)
 
 
 def test_what_was_saved_is_what_is_loaded(tmp_path):

@@ -14,6 +14,7 @@ SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, 
     [
         ("semi_ar_width", 0, "semi_ar_width must be at least 1, not 0."),
         ("num_latents", -1, "num_latents must not be negative, not -1."),
+        ("pool_length", 0, "pool_length must be at least 1, or null for whole spans, not 0."),
         ("variant", "eagle", "variant must be one of residual, plain, not 'eagle'."),
         ("num_key_value_heads", 3, "must be a multiple of its num_key_value_heads (3)."),
         ("head_dim", 7, "head_dim must be even for rotary positions, not 7."),

@@ -52,7 +52,7 @@ def test_every_row_of_the_context_shows(dense, plainly):
 def test_the_reference_is_the_forward_of_training(dense, plainly):
     request = plainly.finished[3]
     sample, said = dense.sample(request), dense.candidates(request)
-    batch, hidden = collate([sample], dense.num_latents, dense.width), dense.target.hidden_states([sample])
+    batch, hidden = collate([sample], dense.pooling, dense.width), dense.target.hidden_states([sample])
     states = answer_states(dense.draft, batch, hidden, dense.target.embedding)
     chances = (states @ dense.lm_head.T).softmax(-1)[:, 0].sort(descending=True).values
     positions = batch.answer_from.tolist()
@@ -185,3 +185,27 @@ def test_states_of_other_layers(llava, plainly, tmp_path, layers, compressor):
     assert heard.answers == plainly.answers
     assert heard.side_paths > 15
     assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
+
+
+@pytest.mark.parametrize("features", ["states", "embeddings"])
+def test_latents_that_grow_with_the_picture(tmp_path, features):
+    """Pictures of 4 and 16 positions in pieces of at most 7, which prefill's chunks cut once more."""
+    target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl")
+    shape = {"compressor": "placed", "visual_features": features, "num_latents": 2, "pool_length": 7, "latent_positions": 7}
+    draft = draft_for(target, tmp_path / "draft", noticing=True, **shape)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    sizes = [[(1, 64)], [(2, 32), (3, 96)], []]
+    prompts = [
+        {
+            "prompt": f"user: {' or '.join([image] * len(pictures))} what? assistant: ",
+            "multi_modal_data": {"image": [noise_image(*picture) for picture in pictures]},
+        }
+        for pictures in sizes
+    ]
+    with engine(target, draft, TREES, max_num_batched_tokens=19, limit_mm_per_prompt={"image": 2, "video": 0}) as llm:
+        heard = listen(llm, prompts, TOKENS)
+    dense = DenseDraft(target, draft)
+    layouts = [collate([dense.sample(request)], dense.pooling, dense.width) for request in heard.finished]
+    assert [[length for _, length, _ in layout.spans] for layout in layouts] == [[5, 5, 6], [4, 5, 5, 6], []]
+    assert heard.answers == [dense.says(request) for request in heard.finished]
+    assert furthest(heard, dense) < TOLERANCE

@@ -62,7 +62,7 @@ def test_shares_are_those_of_the_latents_slots(ranges):
         seen = [p for p in seen if not begin <= p < begin + length - kept]
         expected.append(list(range(begin + length - kept, begin + length)))
     total = weight[seen].sum()
-    shares = asked[0].shares(spans)
+    shares = asked[0].shares(RANGES[ranges])
     assert [len(of_span) for of_span in shares] == [len(of_span) for of_span in expected]
     for of_span, positions in zip(shares, expected):
         assert of_span == pytest.approx(weight[positions] / total, rel=1e-4)
@@ -85,4 +85,4 @@ def test_a_draft_that_pictures_are_hidden_from_looks_at_none():
     spans = Spans.of([(3, 20)], 0)
     with first_question() as asked:
         core.draft_attention(*_call([spans], [60]).values())
-    assert asked[0].shares(spans) == []
+    assert asked[0].shares([(3, 20)]) == []

@@ -18,6 +18,7 @@ DRAFTS = {
     "states": {**PLACED, "visual_features": "states"},
     "embeddings": {**PLACED, "visual_features": "embeddings", "latent_heads": 2},
     "both": {**PLACED, "visual_features": "both", "latent_heads": 3},
+    "pieces": {**PLACED, "visual_features": "embeddings", "num_latents": 2, "pool_length": 8, "latent_positions": 8},
 }
 SPANS, LATENTS, TOKENS = 2, 4, 16
 
@@ -26,7 +27,7 @@ class Heard:
     """What an engine pools and attends to, heard in its own calls.
 
     Attributes:
-        rows: of each chunk, what was pooled. latents: of each span, as the draft got them.
+        rows: of each chunk, what was pooled. latents: of each span or piece of one, as the draft got them.
         slots: of each span, where its latents lie.
         shares: of each draft [S M], by its own attention: what it finds where each latent's value is a unit vector.
     """
@@ -105,16 +106,21 @@ def test_prefill_came_in_chunks_and_every_step_has_its_time(recorded):
 
 def test_weights_are_those_that_the_latents_were_pooled_with(recorded):
     record, heard, compressor = recorded.record, recorded.heard, recorded.compressor
-    rows = torch.cat(heard.rows).split(TOKENS)
-    assert len(record.spans) == len(heard.latents) == len(rows) == SPANS and len(heard.rows) > SPANS
-    for span, made, of_span in zip(record.spans, heard.latents, rows, strict=True):
+    pieces = len(heard.latents) // SPANS
+    length, count = TOKENS // pieces, LATENTS // pieces
+    rows = torch.cat(heard.rows).split(length)
+    assert len(record.spans) == SPANS and len(heard.latents) == len(rows) == SPANS * pieces and len(heard.rows) > len(rows)
+    for number, (made, of_piece) in enumerate(zip(heard.latents, rows, strict=True)):
+        span, piece = record.spans[number // pieces], number % pieces
         assert span.end - span.begin == TOKENS
         # By query: these weights make the very latents that the engine's pooling in chunks made.
-        weights = torch.softmax(compressor.queries @ of_span.T, dim=-1)
-        torch.testing.assert_close(compressor.latents(weights @ of_span), made, atol=1e-4, rtol=1e-4)
-        # By latent: the record.
-        by_latent = weights.view(LATENTS, -1, TOKENS).mean(1)
-        torch.testing.assert_close(torch.tensor(span.weights), by_latent, atol=1e-5, rtol=1e-4)
+        weights = torch.softmax(compressor.queries @ of_piece.T, dim=-1)
+        torch.testing.assert_close(compressor.latents(weights @ of_piece), made, atol=1e-4, rtol=1e-4)
+        # By latent: the record, in which a latent looks at its own piece alone.
+        by_latent = torch.zeros(count, TOKENS)
+        by_latent[:, piece * length : (piece + 1) * length] = weights.view(count, -1, length).mean(1)
+        recorded_weights = torch.tensor(span.weights)[piece * count : (piece + 1) * count]
+        torch.testing.assert_close(recorded_weights, by_latent, atol=1e-5, rtol=1e-4)
 
 
 def test_each_latent_has_the_share_that_the_drafts_own_attention_gave_it(recorded):

@@ -54,7 +54,7 @@ class DenseDraft:
         self.draft = SpecFlashDraft.from_pretrained(draft).eval().requires_grad_(False)
         self.target.layers = self.draft.config.trained_layers
         self.lm_head = self.draft.draft_lm_head(self.target.lm_head)
-        self.num_latents, self.width = self.draft.config.latents_per_span, self.draft.config.semi_ar_width
+        self.pooling, self.width = self.draft.config.pooling, self.draft.config.semi_ar_width
 
     def sample(self, finished: Finished) -> Sample:
         """As training would read it; all of it counts as the answer, so that every text position is one to speak at."""
@@ -73,7 +73,7 @@ class DenseDraft:
 
     def rows(self, finished: Finished) -> int:
         """Of its compressed sequence."""
-        return collate([self.sample(finished)], self.num_latents, self.width).draft_length
+        return collate([self.sample(finished)], self.pooling, self.width).draft_length
 
     def candidates(
         self, finished: Finished, at: set[int] | None = None, without: int | None = None
@@ -85,7 +85,7 @@ class DenseDraft:
             without: a draft position before all of those, which none of them may attend to.
         """
         sample = self.sample(finished)
-        positions, rows, _ = layout(sample, self.num_latents)
+        positions, rows, _ = layout(sample, self.pooling)
         u = self._inputs(sample, finished)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class DenseDraft:
 
     def _inputs(self, sample: Sample, finished: Finished) -> Tensor:
         """Inputs u [1, S, D] of the compressed sequence."""
-        batch, hidden = collate([sample], self.num_latents, self.width), self.target.hidden_states([sample])
+        batch, hidden = collate([sample], self.pooling, self.width), self.target.hidden_states([sample])
         for position, token in finished.read_as.items():
             # A token enters as what follows the row before it, and nowhere else.
             batch.input_ids[0, position] = token

@@ -10,6 +10,7 @@ from PIL import Image
 
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.batch import collate
 from vllm_specflash.train.forward import compressed_inputs
@@ -69,7 +70,7 @@ def test_a_compressor_that_reads_embeddings_trains_on_the_projectors(llava, gree
     features = target.model.get_image_features(**target.family.batch_pixels([sample.pixels])).pooler_output[0]
     hidden = target.hidden_states([sample])
     torch.testing.assert_close(hidden[0, start : start + length, -128:], features)
-    batch = collate([sample], 4, 3)
+    batch = collate([sample], Pooling(4), 3)
     seen = compressed_inputs(draft, batch, hidden, target.embedding)
     torch.testing.assert_close(seen, compressed_inputs(draft, batch, hidden, target.embedding, features))
     blind = hidden.clone()
@@ -103,7 +104,7 @@ def test_positions_where_steps_begin_weigh_more():
     ))  # fmt: skip
     # After the draft: how many weights it draws is none of this test's business.
     torch.manual_seed(0)
-    batch = collate([Sample("s", "chat", torch.randint(0, 40, (14,)), 5, [], {}, True)], 4, 3)
+    batch = collate([Sample("s", "chat", torch.randint(0, 40, (14,)), 5, [], {}, True)], Pooling(4), 3)
     hidden, lm_head = torch.randn(1, 14, 16), torch.randn(40, 16)
     # Right everywhere but at the first position's first offset: steps begin at rows 0, 1, 5, 9 of nine.
     predicted = hidden[0][batch.targets()]

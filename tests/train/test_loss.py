@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.batch import collate
 from vllm_specflash.train.loss import LossOptions, draft_losses
 from vllm_specflash.train.target import Sample
@@ -21,7 +22,7 @@ def test_nearer_offsets_weigh_more(offset, weights):
     draft = SpecFlashDraft(
         SpecFlashConfig(hidden_size=SIZE, num_attention_heads=2, num_key_value_heads=1, head_dim=8, semi_ar_width=WIDTH)
     )
-    batch = collate([Sample("s", "chat", torch.randint(0, VOCABULARY, (14,)), 5, [], {}, True)], 4, WIDTH)
+    batch = collate([Sample("s", "chat", torch.randint(0, VOCABULARY, (14,)), 5, [], {}, True)], Pooling(4), WIDTH)
     hidden, lm_head = torch.randn(1, 14, SIZE), torch.randn(VOCABULARY, SIZE)
     options = LossOptions(negatives=0, noise=0.0, offset_decay=DECAY, **weights)
     right = hidden[0, batch.targets()]

@@ -7,6 +7,7 @@ from tiny_models import KV_HEADS
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
 from vllm_specflash.draft.candidates import Candidates
 from vllm_specflash.draft.attention import dense_causal_attention
+from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.batch import collate
 from vllm_specflash.train.forward import compressed_inputs
 from vllm_specflash.train.simulate import drafted, walk, walk_trees
@@ -61,7 +62,7 @@ def test_second_round_equals_committing_the_first():
     torch.manual_seed(1)
     sample = Sample("s", "chat", torch.randint(0, 40, (15,)), 9, [(2, 6)], {}, True)
     hidden, embedding, lm_head = torch.randn(1, 15, 16), torch.randn(40, 16), torch.randn(40, 16)
-    batch = collate([sample], 4, 3)
+    batch = collate([sample], Pooling(4), 3)
     chains = drafted(draft, batch, hidden, embedding, lm_head, rounds=3).chain()
     assert chains.shape == (5, 9)
     u = compressed_inputs(draft, batch, hidden, embedding)
@@ -81,7 +82,7 @@ def test_chains_are_in_target_ids():
     draft.d2t.copy_(torch.tensor([3, 10, 11, 30, 39]))
     sample = Sample("s", "chat", torch.randint(0, 40, (12,)), 5, [], {}, True)
     candidates = drafted(
-        draft, collate([sample], 4, 3), torch.randn(1, 12, 16), torch.randn(40, 16), torch.randn(5, 16), rounds=2
+        draft, collate([sample], Pooling(4), 3), torch.randn(1, 12, 16), torch.randn(40, 16), torch.randn(5, 16), rounds=2
     )
     assert set(candidates.tokens.flatten().tolist()) <= {3, 10, 11, 30, 39}
 

@@ -3,6 +3,7 @@
 import torch
 from PIL import Image
 
+from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.answers import Answer
 from vllm_specflash.train.batch import collate
 from vllm_specflash.train.prompts import Prompt
@@ -38,7 +39,7 @@ def test_images_become_spans_and_change_the_features(llava, tmp_path):
     hidden = llava.hidden_states([red, blue])
     assert (hidden[0] - hidden[1]).abs().max() > 1e-3
     torch.testing.assert_close(hidden[1, : len(blue)], llava.hidden_states([blue])[0], atol=1e-4, rtol=1e-4)
-    batch = collate([red, both], 4, 3)
+    batch = collate([red, both], Pooling(4), 3)
     # L' = L - sum(N_i - M_i), less one since the last position has no next token.
     assert batch.draft_length == len(both) - 2 * (16 - 4) - 1
 

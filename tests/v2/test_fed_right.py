@@ -162,3 +162,18 @@ def test_states_of_other_layers(llava, plainly, tmp_path):
     assert heard.answers == plainly.answers
     assert heard.side_paths > 3
     assert furthest(heard, DenseDraft(llava, draft)) < TOLERANCE
+
+
+def test_latents_that_grow_with_the_picture(tmp_path):
+    target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl")
+    shape = {"compressor": "placed", "visual_features": "embeddings", "num_latents": 2, "pool_length": 7, "latent_positions": 7}
+    draft = draft_for(target, tmp_path / "draft", noticing=True, **shape)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    pictures = {"image": [noise_image(2, 32), noise_image(3, 64)]}
+    prompts = [{"prompt": f"user: {image} or {image}? ", "multi_modal_data": pictures}]
+    with v2.engine(target, draft, TREES, max_num_batched_tokens=19, limit_mm_per_prompt={"image": 2, "video": 0}) as llm:
+        heard = listen(llm, prompts, TOKENS)
+    dense = DenseDraft(target, draft)
+    assert dense.rows(heard.finished[0]) == len(heard.finished[0].token_ids) - 1 - 20 + 4 * 2
+    assert heard.answers == [dense.says(request) for request in heard.finished]
+    assert furthest(heard, dense) < TOLERANCE

@@ -9,6 +9,8 @@ Both are a softmax over the span's positions, which a span that arrives in chunk
 and `forward` does the same in one go, for training.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,34 @@ from transformers import initialization
 
 FORMS = ("paper", "placed", "none")
 FEATURES = ("states", "embeddings", "both")
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How many rows a visual span leaves, and of which of its positions.
+
+    Attributes:
+        latents: M, rows that are left of a span, or of each of its pieces; never more than it has positions.
+        longest: positions that M latents pool at most. A longer span is cut into the fewest pieces that this allows, of like
+            length and in order, each of which is pooled like a span of its own: so M grows with the picture. None: no span is cut.
+    """
+
+    latents: int
+    longest: int | None = None
+
+    def cut(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Pieces of spans, both as (start, length)."""
+        if self.longest is None:
+            return list(spans)
+        pieces = []
+        for start, length in spans:
+            count = -(-length // self.longest)
+            bounds = [start + length * i // count for i in range(count + 1)]
+            pieces += [(a, b - a) for a, b in zip(bounds, bounds[1:])]
+        return pieces
+
+    def __str__(self) -> str:
+        return f"{self.latents} latents" + (f" per {self.longest} positions" if self.longest else "")
 
 
 class LatentCompressor(nn.Module):
@@ -69,12 +99,15 @@ class PlacedCompressor(LatentCompressor):
         num_latents: M. hidden_size: D. positions: P. heads: H.
         features: "states" (the target's last hidden states), "embeddings" (what the projector gave the target) or "both".
         eps: of the normalisation.
+        whole: whether what is pooled is a whole picture, and no piece of one.
     """
 
-    def __init__(self, num_latents: int, hidden_size: int, positions: int, heads: int, features: str, eps: float):
+    def __init__(
+        self, num_latents: int, hidden_size: int, positions: int, heads: int, features: str, eps: float, whole: bool = True
+    ):
         nn.Module.__init__(self)
         self.num_latents, self.heads, self.positions = num_latents, heads, positions
-        self.features, self.eps = features, eps
+        self.features, self.eps, self.whole = features, eps, whole
         wide = hidden_size * (2 if features == "both" else 1)
         self.queries = nn.Parameter(torch.empty(num_latents * heads, wide + positions))
         self.projection = nn.Linear(heads * (wide + positions), hidden_size)
@@ -100,9 +133,12 @@ class PlacedCompressor(LatentCompressor):
         return self.projection(pooled.reshape(self.num_latents, -1)) + self.own
 
     def initialise(self, std: float) -> None:
-        """Latents begin as windows: cells of a square grid where M and P are squares, else pieces of the span in order."""
+        """Latents begin as windows: cells of a square grid where M and P are squares, else stretches of the positions in order.
+
+        A piece of a picture is some of its lines, and no square.
+        """
         side, across = round(self.positions**0.5), round(self.num_latents**0.5)
-        if side * side == self.positions and across * across == self.num_latents:
+        if self.whole and side * side == self.positions and across * across == self.num_latents:
             at, middle = _grid(side), _grid(across)
             distance = (at[None] - middle[:, None]).square().sum(-1) * across**2
         else:
@@ -125,8 +161,8 @@ def compressor_of(config) -> LatentCompressor:
     """The form that a draft's config asks for."""
     # Without latents there is nothing to place.
     if config.compressor != "placed" or not config.num_latents:
-        return LatentCompressor(config.latents_per_span or 0, config.hidden_size)
+        return LatentCompressor(0 if config.pooling is None else config.num_latents, config.hidden_size)
     return PlacedCompressor(
         config.num_latents, config.hidden_size, config.latent_positions, config.latent_heads, config.visual_features,
-        config.rms_norm_eps,
+        config.rms_norm_eps, config.pool_length is None,
     )  # fmt: skip

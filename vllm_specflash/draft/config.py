@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from vllm_specflash.draft.compressor import FEATURES, FORMS
+from vllm_specflash.draft.compressor import FEATURES, FORMS, Pooling
 
 VARIANTS = ("residual", "plain")
 # Shape fields that must be at least one, and those that may also be zero.
@@ -28,10 +28,11 @@ class SpecFlashConfig(PreTrainedConfig):
         semi_ar_width: K, tokens per draft forward.
         num_rounds: R, draft forwards per step unless the engine is told otherwise.
         num_latents: M, rows that an image's hidden states are pooled into; 0 hides pictures from the draft.
+        pool_length: positions that M latents pool at most, so that longer spans leave more of them (Pooling); None: M in all.
         compressor: "paper" (M content queries over the last hidden states), "placed" (queries that know places too, over
             normalised features, and a projection) or "none" (every visual position is a row of its own, like text).
         visual_features: what "placed" pools: "states" (the target's last), "embeddings" (the projector's) or "both".
-        latent_positions: P, bins along a span in which "placed" says where a position lies; best the span's usual length.
+        latent_positions: P, bins along a span (or a piece of it) in which "placed" says where a position lies; best its usual length.
         latent_heads: queries per latent of "placed".
         head_expansion: width of the semi-AR head's hidden layer, in units of D.
         draft_vocab_size: tokens the draft can propose, listed in the checkpoint's `d2t`; None for all of them.
@@ -59,6 +60,7 @@ class SpecFlashConfig(PreTrainedConfig):
     semi_ar_width: int = 5
     num_rounds: int = 1
     num_latents: int = 16
+    pool_length: int | None = None
     compressor: str = "paper"
     visual_features: str = "states"
     latent_positions: int = 64
@@ -82,6 +84,8 @@ class SpecFlashConfig(PreTrainedConfig):
         for field in NOT_NEGATIVE:
             if getattr(self, field) < 0:
                 raise ValueError(f"A SpecFLASH draft's {field} must not be negative, not {getattr(self, field)}.")
+        if self.pool_length is not None and self.pool_length < 1:
+            raise ValueError(f"A SpecFLASH draft's pool_length must be at least 1, or null for whole spans, not {self.pool_length}.")
         for field, known in (("variant", VARIANTS), ("compressor", FORMS), ("visual_features", FEATURES)):
             if getattr(self, field) not in known:
                 raise ValueError(
@@ -112,9 +116,9 @@ class SpecFlashConfig(PreTrainedConfig):
         return self.hidden_size * (1 + len(self.target_layers or ()))
 
     @property
-    def latents_per_span(self) -> int | None:
-        """M; None where visual spans are not compressed."""
-        return None if self.compressor == "none" else self.num_latents
+    def pooling(self) -> Pooling | None:
+        """What is left of visual spans; None where they are not compressed."""
+        return None if self.compressor == "none" else Pooling(self.num_latents, self.pool_length)
 
     @property
     def pools_embeddings(self) -> bool:

@@ -33,6 +33,11 @@ def load_draft(folder: Path, dtype: torch.dtype) -> SpecFlashDraft:
         ) from error
 
 
+def visual_ranges(mm_features: list) -> list[tuple[int, int]]:
+    """(start, length) of each of a request's pictures and videos."""
+    return [(f.mm_position.offset, f.mm_position.length) for f in mm_features if f.modality in VISUAL]
+
+
 class LoadedDraft:
     """
     Args:
@@ -70,12 +75,6 @@ class LoadedDraft:
         return self.ranks.sum(partial)
 
     def spans_of(self, mm_features: list) -> Spans:
-        """Visual spans of a request's multimodal items; to a draft that compresses nothing they are text."""
-        if self.config.latents_per_span is None:
-            return NO_SPANS
-        ranges = [
-            (feature.mm_position.offset, feature.mm_position.length)
-            for feature in mm_features
-            if feature.modality in VISUAL
-        ]
-        return Spans.of(ranges, self.config.latents_per_span) if ranges else NO_SPANS
+        """Visual spans of a request's multimodal items, or their pieces; to a draft that compresses nothing they are text."""
+        pooling, ranges = self.config.pooling, visual_ranges(mm_features)
+        return Spans.of(pooling.cut(ranges), pooling.latents) if pooling is not None and ranges else NO_SPANS

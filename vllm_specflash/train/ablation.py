@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.batch import layout
 from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
@@ -147,15 +148,15 @@ def judge(folder: Path, ground: Ground, features: Path) -> dict:
         "first": one_round.per_position[0],
         "calibration_error": one_round.calibration_error,
         "parameters": sum(p.numel() for p in draft.parameters()),
-        **_work(samples, draft.config.latents_per_span),
+        **_work(samples, draft.config.pooling),
     }
 
 
-def _work(samples: list[Sample], num_latents: int | None) -> dict[str, float]:
+def _work(samples: list[Sample], pooling: Pooling | None) -> dict[str, float]:
     """Rows of the draft's KV per answer, and rows that a draft forward attends to, both as means over the samples."""
     kv, seen = [], []
     for sample in samples:
-        positions, rows, _ = layout(sample, num_latents)
+        positions, rows, _ = layout(sample, pooling)
         kv.append(rows[-1] + 1)
         seen += [row + 1 for position, row in zip(positions, rows, strict=True) if position >= sample.answer_start - 1]
     return {"kv_rows": sum(kv) / len(kv), "attended_rows": sum(seen) / len(seen)}

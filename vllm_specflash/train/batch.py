@@ -1,8 +1,8 @@
 """A batch of samples as the draft sees it: which rows its compressed sequences have, and what each must predict.
 
 Draft positions count in the compressed sequence: a text position t has the row fc[emb(x_{t+1}); h_t], a visual span
-has M_i = min(M, N_i) latents, and positions inside a span have no row of their own (unless M is None: then they are text). The last position of a sample has none
-either, since its next token is unknown.
+has as many latents as its Pooling says, and positions inside a span have no row of their own (without a Pooling they are text). The last
+position of a sample has none either, since its next token is unknown.
 """
 
 from dataclasses import dataclass, fields
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.target import Sample
 
 
@@ -22,7 +23,7 @@ class Batch:
         input_ids: [B, L].
         text_from: [n] flat target position b * L + t of each text row.
         text_to: [n] flat draft position b * S + s where it goes.
-        spans: (flat start, length N, flat draft position of the first latent) of each visual span.
+        spans: (flat start, length N, flat draft position of the first latent) of each visual span, or of each of its pieces.
         answer_rows: [P] flat draft positions that are trained: answer_start - 1 <= t < L_b - 2.
         answer_from: [P] their flat target positions t.
         valid: [P, K] whether h_{t+i} is a target of offset i, that is t + i <= L_b - 2.
@@ -55,11 +56,11 @@ class Batch:
         return torch.where(self.valid, self.answer_from[:, None] + offsets, self.answer_from[:, None])
 
 
-def layout(sample: Sample, num_latents: int | None) -> tuple[list[int], list[int], list[tuple[int, int, int]]]:
+def layout(sample: Sample, pooling: Pooling | None) -> tuple[list[int], list[int], list[tuple[int, int, int]]]:
     """One sample's compressed sequence: text positions t, their draft positions s, and spans (start, N, s)."""
     positions, rows, spans = [], [], []
     position = row = 0
-    compressed = [] if num_latents is None else sorted(sample.spans)
+    compressed = [] if pooling is None else pooling.cut(sorted(sample.spans))
     for start, length in [*compressed, (len(sample) - 1, 0)]:
         count = start - position
         positions += range(position, start)
@@ -67,17 +68,17 @@ def layout(sample: Sample, num_latents: int | None) -> tuple[list[int], list[int
         row += count
         if length:
             spans.append((start, length, row))
-            row += min(num_latents, length)
+            row += min(pooling.latents, length)
         position = start + length
     return positions, rows, spans
 
 
-def collate(samples: list[Sample], num_latents: int | None, width: int) -> Batch:
+def collate(samples: list[Sample], pooling: Pooling | None, width: int) -> Batch:
     """Lay out a batch for K = `width` offsets."""
     length = max(len(sample) for sample in samples)
-    layouts = [layout(sample, num_latents) for sample in samples]
+    layouts = [layout(sample, pooling) for sample in samples]
     draft_length = max(
-        max(rows[-1] + 1, *(s + min(num_latents, n) for _, n, s in spans), 0) for _, rows, spans in layouts
+        max(rows[-1] + 1, *(s + min(pooling.latents, n) for _, n, s in spans), 0) for _, rows, spans in layouts
     )
     text_from, text_to, all_spans, answer_rows, answer_from, valid = [], [], [], [], [], []
     for b, (sample, (positions, rows, spans)) in enumerate(zip(samples, layouts, strict=True)):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.answers import Answer, AnswerFolder
 from vllm_specflash.train.batch import Batch, collate
 from vllm_specflash.train.features import FeatureCache
@@ -126,10 +127,10 @@ class AnswerSet(torch.utils.data.Dataset):
                 self.cache.append(samples, self.target.hidden_states(samples))
         self.answers = [answer for answer in self.answers if answer.prompt.id in self.cache]
 
-    def features(self, samples: list[Sample], num_latents: int | None, width: int) -> Features:
+    def features(self, samples: list[Sample], pooling: Pooling | None, width: int) -> Features:
         """A batch of samples with their hidden states."""
         if self.cache is not None and all(sample.id in self.cache for sample in samples):
             hidden = pad_sequence([self.cache.hidden(sample.id) for sample in samples], batch_first=True)
         else:
             hidden = self.target.hidden_states(samples)
-        return Features(samples, collate(samples, num_latents, width), hidden)
+        return Features(samples, collate(samples, pooling, width), hidden)

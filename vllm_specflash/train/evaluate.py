@@ -28,7 +28,7 @@ def evaluate_draft(
         sample = answers[index]
         if sample is None or not sample.greedy:
             continue
-        features = answers.features([sample], config.latents_per_span, config.semi_ar_width).to(draft.device)
+        features = answers.features([sample], config.pooling, config.semi_ar_width).to(draft.device)
         candidates = drafted(draft, features.batch, features.hidden.to(dtype), embedding, lm_head, rounds)
         # Walking is one comparison after another: not a GPU's work.
         answer = sample.input_ids[sample.answer_start :].cpu()

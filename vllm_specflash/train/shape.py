@@ -23,6 +23,9 @@ class DraftOptions:
     semi_ar_width: int = option(5, "K, tokens per draft forward.", min=1)
     num_rounds: int = option(1, "R, draft forwards per step that the checkpoint asks for.", min=1)
     num_latents: int = option(16, "M, rows that a visual span is pooled into; 0: none.", min=0)
+    pool_length: int = option(
+        0, "Positions that these are pooled from at most: a longer span is cut, so that rows grow with the picture; 0: never.", min=0
+    )
     compressor: str = option("paper", "How they are pooled: paper, placed (knows places), or none: kept as they are.", choices=FORMS)
     visual_features: str = option(
         "states", "Of placed: pool the last states, the projector's outputs (embeddings), or both.", choices=FEATURES
@@ -53,6 +56,8 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
     """
     if options.visual_features != "states" and options.compressor != "placed":
         raise SpecFlashError("--visual-features says what --compressor placed pools: give both, or leave it out.")
+    if options.pool_length and options.compressor == "none":
+        raise SpecFlashError("--pool-length cuts what is pooled, and --compressor none pools nothing: leave one of them out.")
     text, vocab = target.text_config, target.lm_head.shape[0]
     d2t, coverage = None, 1.0
     if options.draft_vocab_size and options.draft_vocab_size < vocab:
@@ -67,6 +72,7 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
             semi_ar_width=options.semi_ar_width,
             num_rounds=options.num_rounds,
             num_latents=options.num_latents,
+            pool_length=options.pool_length or None,
             compressor=options.compressor,
             visual_features=options.visual_features,
             latent_positions=options.latent_positions,

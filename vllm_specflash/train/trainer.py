@@ -78,7 +78,7 @@ class SpecFlashTrainer(Trainer):
         if not inputs["samples"]:
             # None of the batch could be read. A loss of zero keeps the step count, and with it the schedule.
             return sum(parameter.sum() for parameter in draft.parameters()) * 0.0
-        features = self.train_dataset.features(inputs["samples"], config.latents_per_span, config.semi_ar_width)
+        features = self.train_dataset.features(inputs["samples"], config.pooling, config.semi_ar_width)
         losses = model(features.to(self.args.device))
         for name in ("smooth_l1", "cross_entropy", "accuracy"):
             for offset, value in enumerate(getattr(losses, name).tolist(), 1):

@@ -20,7 +20,7 @@ from vllm_specflash.engine.target_layers import in_order
 from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.engine.v2.counters import DeviceCounters
 from vllm_specflash.engine.v2.graphs import DraftGraphs
-from vllm_specflash.engine.v2.slots import SlotTables
+from vllm_specflash.engine.v2.slots import SlotTables, spans_for
 from vllm_specflash.tree.calibration import DeviceCalibration
 from vllm_specflash.triton_kernels.commit_rows import CommittedRows, commit_rows
 from vllm_specflash.triton_kernels.keep_tree import KeptDrafts, keep_tree
@@ -91,7 +91,8 @@ class SpecFlashSpeculator(BaseSpeculator):
         """Everything that keeps its address from step to step."""
         scheduler = self.vllm_config.scheduler_config
         most_rows, requests, device = scheduler.max_num_batched_tokens, self.max_num_reqs, self.device
-        self.tables = SlotTables(requests, self.width, depth, device)
+        max_spans = spans_for(self.draft.config.pooling, self.vllm_config.model_config.max_model_len)
+        self.tables = SlotTables(requests, self.width, depth, device, max_spans)
         self.rows = TreeRows.empty(most_rows, requests, self.width, device)
         self.committed = CommittedRows.empty(most_rows, requests, device)
         self.queries = SlotQueries.empty(requests, self.tables.flags)

@@ -51,6 +51,11 @@ ROWS: dict[str, dict] = {
     **{f"placed, states, M = {m}": _placed(m, "states") for m in (1, 4, 9, 16, 64)},
     **{f"placed, embeddings, M = {m}": _placed(m, "embeddings") for m in (1, 4, 9, 16, 64)},
     **{f"placed, both, M = {m}": _placed(m, "both") for m in (9, 16)},
+    # Latents that grow with the picture: the demo's pictures in pieces of so many positions.
+    **{
+        f"placed, embeddings, M = {m} per {n}": _placed(m, "embeddings", pool_length=n, latent_positions=n)
+        for m, n in ((2, 8), (4, 16), (8, 32))
+    },
 }
 
 
@@ -103,7 +108,7 @@ class Ground:
 
 def lay_out(turns: list[Turn], draft: SpecFlashDraft) -> tuple[Batch, Tensor, Tensor]:
     """A batch, its hidden states [B, L, D] and the visual embeddings of all its spans [rows, D]."""
-    batch = collate([turn.sample for turn in turns], draft.config.latents_per_span, draft.config.semi_ar_width)
+    batch = collate([turn.sample for turn in turns], draft.config.pooling, draft.config.semi_ar_width)
     hidden = pad_sequence([turn.hidden for turn in turns], batch_first=True)
     return batch, hidden, torch.cat([turn.embeddings for turn in turns])
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.core import DraftingCore, Queries, Rows
+from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKENS
 from vllm_specflash.tree.calibration import BINS
 from vllm_specflash.triton_kernels.draft_attention import SpanTable
@@ -43,10 +44,11 @@ def drafting_step(draft: SpecFlashDraft, embedding: Tensor, attended_rows: float
     pages = PlainPages(*(torch.randn(shape, dtype=torch.bfloat16) for _ in range(2)))
     core = DraftingCore(draft, embedding[draft.d2t], lambda ids: embedding[ids], pages, config.semi_ar_width, NODES)
     # Without a compressor a picture's positions are text to the draft; otherwise those behind its latents are hidden.
-    latents, hidden, spans = config.latents_per_span, 0, SpanTable.empty(1)
-    if latents is not None:
-        hidden = IMAGE_TOKENS - latents
-        spans = SpanTable(*(torch.tensor([[value]], dtype=torch.int32) for value in (latents, hidden)))
+    hidden, spans = 0, SpanTable.empty(1)
+    if config.pooling is not None:
+        table = SpanBatch([Spans.of(config.pooling.cut([(0, IMAGE_TOKENS)]), config.num_latents)])
+        hidden = int(table.hidden.sum())
+        spans = SpanTable(*(torch.tensor(part, dtype=torch.int32) for part in (table.compressed_start, table.hidden)))
     positions = torch.arange(visible - COMMITTED, visible)
     told = torch.randn(COMMITTED, config.feature_size, dtype=torch.bfloat16)
     rows = Rows(told, torch.arange(COMMITTED), positions, positions + hidden)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from vllm_specflash.draft import core
 from vllm_specflash.engine.hooks import replaced
-from vllm_specflash.engine.spans import Spans
 from vllm_specflash.triton_kernels.draft_attention import SpanTable, target_positions
 
 
@@ -54,14 +53,15 @@ class Question:
         query = self.query.float().unflatten(0, (keys.shape[1], -1))
         return torch.softmax(self.scale * torch.einsum("kgd,nkd->kgn", query, keys), dim=-1).flatten(0, 1)
 
-    def shares(self, spans: Spans) -> list[list[float]]:
-        """[S][M], what share of the attention went to each latent, mean over heads; spans that leave none are left out."""
+    def shares(self, pictures: list[tuple[int, int]]) -> list[list[float]]:
+        """[S][M], what share of the attention went to each latent, mean over heads; pictures that leave none are left out.
+
+        Args:
+            pictures: (start, length) of each. What the row sees of those positions is their latents.
+        """
         share, positions = self.weights().mean(0), self.positions
-        return [
-            share[(positions >= end - count) & (positions < end)].tolist()
-            for end, count in zip(spans.end.tolist(), spans.latents.tolist())
-            if count
-        ]
+        shares = [share[(positions >= start) & (positions < start + length)].tolist() for start, length in sorted(pictures)]
+        return [of_one for of_one in shares if of_one]
 
 
 @contextmanager

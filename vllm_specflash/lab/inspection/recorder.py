@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vllm_specflash.draft.compressor import LatentCompressor
+from vllm_specflash.engine.draft_model import visual_ranges
 from vllm_specflash.engine.latents import SpanChunk
 from vllm_specflash.lab.inspection.attention import Question, first_question
 
@@ -52,7 +53,8 @@ class _Tape:
 
     def _begin(self) -> None:
         self._steps: list[dict] = []
-        self._spans: dict[tuple[int, int], _SpanRows] = {}
+        # By the position that a picture begins at.
+        self._spans: dict[int, _SpanRows] = {}
 
     def _around_step(self, execute_model):
         @wraps(execute_model)
@@ -117,38 +119,40 @@ class _Tape:
         """What the draft at hand attended to; asked before the step's clock starts and its rows reach the draft's cache."""
         if self._question is None:
             return None
-        features = self._runner.requests[req_id].mm_features
-        return self._question.shares(self._runner.drafter.draft.spans_of(features))
+        if self._runner.drafter.draft.config.pooling is None:
+            return []
+        return self._question.shares(visual_ranges(self._runner.requests[req_id].mm_features))
 
     def _around_pooling(self, rows):
         @wraps(rows)
         def wrapped(chunk: SpanChunk, *args, **kwargs):
             pooled = rows(chunk, *args, **kwargs)
-            where = chunk.start, chunk.end
-            if chunk.first == chunk.start:
-                features = self._runner.requests[chunk.req_id].mm_features
-                self._spans[where] = _SpanRows(*where, _grid(features, chunk.start))
-            self._spans[where].add(pooled)
+            features = self._runner.requests[chunk.req_id].mm_features
+            begin, length = next(r for r in visual_ranges(features) if r[0] <= chunk.start < r[0] + r[1])
+            if chunk.first == begin:
+                self._spans[begin] = _SpanRows(begin, begin + length, _grid(features, begin))
+            self._spans[begin].add(chunk, pooled)
             return pooled
 
         return wrapped
 
 
 class _SpanRows:
-    """What the draft pools of one visual span, as it comes: a span may arrive over several steps."""
+    """What the draft pools of one picture, as it comes: it may arrive over several steps, and be pooled in pieces."""
 
     def __init__(self, begin: int, end: int, grid: list[int] | None):
         self.begin, self.end, self.grid = begin, end, grid
-        self._chunks: list[torch.Tensor] = []
+        # By the position that a piece begins at.
+        self._pieces: dict[int, list[torch.Tensor]] = {}
 
-    def add(self, rows: torch.Tensor) -> None:
+    def add(self, chunk: SpanChunk, rows: torch.Tensor) -> None:
         # A copy: they may be a view of what the next step overwrites.
-        self._chunks.append(rows.float().clone())
+        self._pieces.setdefault(chunk.start, []).append(rows.float().clone())
 
     def finish(self, compressor: LatentCompressor) -> dict:
-        """The span as record.py has it."""
-        weights = compressor.looks(torch.cat(self._chunks))
-        return {"begin": self.begin, "end": self.end, "grid": self.grid, "weights": weights.tolist()}
+        """The picture as record.py has it; a latent of one piece looks at no position of another."""
+        pieces = [compressor.looks(torch.cat(rows)) for _, rows in sorted(self._pieces.items())]
+        return {"begin": self.begin, "end": self.end, "grid": self.grid, "weights": torch.block_diag(*pieces).tolist()}
 
 
 def _nodes(tokens: list[int], parents: np.ndarray) -> list[dict]:

@@ -43,7 +43,7 @@ def examine_draft(target: str, draft: str | None) -> Finding:
     config = load_draft_config(folder)
     if reason := damage(folder):
         return Finding("draft", FAULT, reason, COPY_AGAIN)
-    sees = "no compression" if config.latents_per_span is None else f"{config.latents_per_span} latents"
+    sees = "no compression" if config.pooling is None else str(config.pooling)
     return Finding(
         "draft", OK,
         f"{folder}: {config.semi_ar_width} tokens x {config.num_rounds} rounds, {sees}, "
