@@ -209,3 +209,20 @@ def test_latents_that_grow_with_the_picture(tmp_path, features):
     assert [[length for _, length, _ in layout.spans] for layout in layouts] == [[5, 5, 6], [4, 5, 5, 6], []]
     assert heard.answers == [dense.says(request) for request in heard.finished]
     assert furthest(heard, dense) < TOLERANCE
+
+
+def test_pieces_of_a_picture_that_the_prefix_cache_holds_are_whole(llava, tmp_path):
+    """A picture of 16 positions in pieces of 5, 5 and 6, the last of which the cached block ends in: that one alone is pooled from less."""
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, num_latents=2, pool_length=6)
+    dense = DenseDraft(llava, draft)
+    prompts = [with_images(f"user: look there! <image> {question}? assistant: ", 1) for question in ("what", "where")]
+    with engine(llava, draft, TREES, enable_prefix_caching=True, block_size=BLOCK) as llm:
+        before = cache_hits(llm)
+        heard = listen(llm, prompts, TOKENS, one_by_one=True)
+        assert cache_hits(llm) - before == BLOCK
+    second = heard.finished[1]
+    pieces = collate([dense.sample(second)], dense.pooling, dense.width).spans
+    assert [(start, length) for start, length, _ in pieces] == [(BLOCK - 14, 5), (BLOCK - 9, 5), (BLOCK - 4, 6)]
+    assert furthest(heard, dense) > TOLERANCE
+    second.pooled_from = {2: BLOCK}
+    assert furthest(heard, dense) < TOLERANCE
