@@ -142,7 +142,7 @@ def test_what_is_well_is_ready(pair, monkeypatch, prepare):
     prepare(pair, monkeypatch)
     findings = _examined(pair)
     assert not [finding for finding in findings if finding.state == FAULT]
-    expected = ["machine", "torch", "vLLM", "plugin", "kernels", "target", "draft", "trial", "together", "memory", "requests"]
+    expected = ["machine", "torch", "vLLM", "plugin", "kernels", "target", "draft", "trial", "together", "memory", "step costs", "requests"]
     assert [finding.subject for finding in findings] == expected
 
 
@@ -307,3 +307,17 @@ def test_no_server():
 
 def test_a_real_server_is_well(server):
     assert not [finding for finding in examine_server(server) if finding.state == FAULT]
+
+
+def test_it_shows_what_steps_were_measured_to_take(pair, monkeypatch, tmp_path):
+    from vllm_specflash.engine.step_costs import StepCosts
+
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "cache"))
+    said = lambda: next(finding.found for finding in _examined(pair) if finding.subject == "step costs")  # noqa: E731
+    assert said().startswith("none kept")
+    costs = StepCosts(of_engine.engine_config(str(pair.target), str(pair.draft)))
+    costs.write({"tokens": [1, 4, 8], "seconds": [0.0152, 0.02, 0.0311], "side_path_seconds": 0.0})
+    assert "kept for 1 way of serving it, the default settings among them" in said()
+    assert said().endswith("by tokens a step: 1: 15.2 ms, 8: 31.1 ms")
+    costs.path.rename(costs.path.with_stem("other"))
+    assert "none with the default settings" in said()

@@ -92,8 +92,8 @@ def test_a_rows_time_is_that_of_a_step_over_what_it_attends_to(monkeypatch):
     monkeypatch.setattr(core, "draft_attention", watched)
     rows = [
         {"row": name, "tasks": {"sheets": {"attended_rows": attended}}}
-        for name, attended in (("hidden", 34.4), ("all rows", 98.0), ("paper, M = 4", 38.0))
+        for name, attended in (("hidden", 34.4), ("all rows", 98.0), ("paper, M = 4", 38.0), ("placed, embeddings, M = 4 per 16", 50.0))
     ]
     add_times(rows, ground, setting, rounds=1)
-    assert set(map(str, seen)) == {"(34, [[64]], [[0]])", "(98, [[]], [[]])", "(38, [[60]], [[4]])"}
+    assert set(map(str, seen)) == {"(34, [[64]], [[0]])", "(98, [[]], [[]])", "(38, [[60]], [[0]])", "(50, [[12, 12, 12, 12]], [[0, 4, 8, 12]])"}
     assert all(row["tasks"]["sheets"]["draft_ms"] > 0 for row in rows)

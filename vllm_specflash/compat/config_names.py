@@ -42,6 +42,8 @@ CONFIG_NAMES = (
     Name("vllm.config.vllm", "VllmConfig._get_v2_model_runner_unsupported_features"),
     # What compiled forwards are kept under.
     Name("vllm.config.speculative", "SpeculativeConfig.compute_hash"),
+    # And what was measured of an engine.
+    Name("vllm.config.vllm", "VllmConfig.compute_hash"),
     # Methods that vLLM schedules asynchronously.
     Name("vllm.config.vllm", "NgramGPUTypes"),
 )  # fmt: skip

@@ -42,6 +42,10 @@ class StepCost:
         sizes = np.array(sorted(timings))
         return cls(sizes, np.minimum.accumulate([timings[size] for size in sizes[::-1]])[::-1], side_path_seconds)
 
+    def __str__(self) -> str:
+        steps = ", ".join(f"{size}: {1e3 * seconds:.1f} ms" for size, seconds in zip(self.sizes.tolist(), self.seconds.tolist()))
+        return f"{steps}; a side path takes {1e3 * self.side_path_seconds:.2f} ms"
+
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """Seconds for each of the token counts."""
         inside = np.interp(tokens, self.sizes, self.seconds)

@@ -1,4 +1,4 @@
-"""Measures what drafts are sized by, once the engine is warm: seconds of a step by the tokens in its batch."""
+"""What drafts are sized by: seconds of a step by the tokens in its batch, measured once the engine is warm."""
 
 import time
 
@@ -6,6 +6,7 @@ import numpy as np
 from vllm.logger import init_logger
 
 from vllm_specflash.engine.stats import seconds
+from vllm_specflash.engine.step_costs import StepCosts
 from vllm_specflash.tree.cost import SIZES, StepCost
 
 logger = init_logger("vllm.specflash")
@@ -14,11 +15,25 @@ logger = init_logger("vllm.specflash")
 MOST_ROUNDS, MEASURING_SECONDS = 5, 4.0
 
 
+def known_step_cost(runner) -> StepCost | None:
+    """As an earlier start measured it; measured now where none did. All ranks of a target ask together; None but on the one that leads."""
+    ranks = runner.drafter.ranks
+    kept = ranks.agree(StepCosts(runner.vllm_config).read() if ranks.leads else None)
+    if kept is None:
+        return measured_step_cost(runner)
+    # What measuring does besides: no request is the first of its size.
+    for size in kept["tokens"]:
+        _step(runner, size)
+    cost = StepCost(np.array(kept["tokens"]), np.array(kept["seconds"]), kept["side_path_seconds"])
+    logger.info("SpecFLASH sizes drafts by steps that an earlier start measured: %s", cost)
+    return cost if ranks.leads else None
+
+
 def measured_step_cost(runner) -> StepCost | None:
-    """Of the target of one of our V1 model runners. All ranks of a target ask together; None but on the one that leads."""
+    """The same measured now, for later starts too."""
     sizes = [size for size in SIZES if size <= runner.max_num_tokens]
     for size in sizes:
-        seconds(lambda: _step(runner, size))
+        _step(runner, size)
     began = time.perf_counter()
     # Round after round, so that what disturbs one measurement of a size is gone at the next.
     timings = dict.fromkeys(sizes, np.inf)
@@ -31,9 +46,12 @@ def measured_step_cost(runner) -> StepCost | None:
     if not runner.drafter.ranks.leads:
         return None
     side_path = runner.side_paths.side_path_seconds() if runner.side_paths is not None else 0.0
-    measured = ", ".join(f"{n}: {timings[n] * 1e3:.1f} ms" for n in sizes)
-    logger.info("SpecFLASH measured steps of %s; a side path takes %.2f ms", measured, side_path * 1e3)
-    return StepCost.of(timings, side_path)
+    cost = StepCost.of(timings, side_path)
+    logger.info("SpecFLASH measured steps: %s", cost)
+    StepCosts(runner.vllm_config).write(
+        {"tokens": sizes, "seconds": cost.seconds.tolist(), "side_path_seconds": cost.side_path_seconds}
+    )
+    return cost
 
 
 def _step(runner, num_tokens: int) -> None:

@@ -1,7 +1,7 @@
 """What our V1 workers add to vLLM's: they build our model runner, and answer for its counters."""
 
 from vllm_specflash.engine.metrics import WorkerMetrics
-from vllm_specflash.engine.v1.costs import measured_step_cost
+from vllm_specflash.engine.v1.costs import known_step_cost, measured_step_cost
 from vllm_specflash.engine.v1.spare import choose_spare_blocks, one_group
 
 
@@ -25,15 +25,21 @@ class SpecFlashWorkerMixin:
 
     def compile_or_warm_up_model(self):
         result = super().compile_or_warm_up_model()
-        self.measure_step_cost()
+        if self.sizes_drafts:
+            self.model_runner.drafter.sizing.step_cost = known_step_cost(self.model_runner)
         # Of several workers that share a target, one speaks for all.
         if self.is_driver_worker:
             self.model_runner.metrics = WorkerMetrics(self.vllm_config)
         return result
 
+    @property
+    def sizes_drafts(self) -> bool:
+        """Whether drafts are as long as what they cost allows."""
+        return self.vllm_config.speculative_config.specflash.sizing == "auto"
+
     def measure_step_cost(self) -> None:
-        """What drafts are sized by, where sizing is "auto": at start, and when a benchmark finds the machine quiet."""
-        if self.vllm_config.speculative_config.specflash.sizing == "auto":
+        """Measure anew what drafts are sized by: a benchmark has found the machine quiet."""
+        if self.sizes_drafts:
             self.model_runner.drafter.sizing.step_cost = measured_step_cost(self.model_runner)
 
     def specflash_stats(self) -> dict[str, float]:

@@ -1,8 +1,10 @@
-"""Measures what a schedule of draft lengths by batch size is made from, once the engine is warm."""
+"""A schedule of draft lengths by batch size, from what is measured once the engine is warm."""
 
+import numpy as np
 from vllm.logger import init_logger
 
 from vllm_specflash.engine.stats import seconds
+from vllm_specflash.engine.step_costs import StepCosts
 from vllm_specflash.tree.cost import SIZES, StepCost
 from vllm_specflash.tree.schedule import batch_schedule
 
@@ -13,8 +15,22 @@ MORE_SIZES = (256, 512, 1024, 2048)
 REPEATS = 3
 
 
-def measured_schedule(runner) -> list[tuple[int, int, int]]:
-    """vLLM's num_speculative_tokens_per_batch_size for one of our V2 model runners; all ranks of a target ask together."""
+def known_schedule(runner) -> list[tuple[int, int, int]]:
+    """vLLM's num_speculative_tokens_per_batch_size for one of our V2 model runners, by what an earlier start measured or by what is
+    measured now; all ranks of a target ask together."""
+    ranks, costs = runner.speculator.draft.ranks, StepCosts(runner.vllm_config)
+    kept = ranks.agree(costs.read() if ranks.leads else None)
+    if kept is None:
+        kept = ranks.agree(_measured(runner))
+        if ranks.leads:
+            costs.write(kept)
+    cost = StepCost(np.array(kept["tokens"]), np.array(kept["seconds"]))
+    schedule = batch_schedule(cost, kept["draft_seconds"], runner.speculator.num_speculative_tokens, runner.max_num_reqs)
+    logger.info("SpecFLASH drafts by batch size (first, last, tokens): %s", schedule)
+    return schedule
+
+
+def _measured(runner) -> dict:
     speculator = runner.speculator
     most = min(runner.max_num_tokens, runner.max_num_reqs * speculator.width)
     sizes = [size for size in (*SIZES, *MORE_SIZES) if size <= most]
@@ -23,7 +39,4 @@ def measured_schedule(runner) -> list[tuple[int, int, int]]:
     # What disturbs a measurement only ever adds to it.
     timings = {size: min(seconds(lambda: runner._dummy_run(size)) for _ in range(REPEATS)) for size in sizes}
     draft = min(seconds(lambda: speculator.core.measure(speculator.width, 1)) for _ in range(REPEATS))
-    cost = StepCost.of(timings)
-    schedule = batch_schedule(cost, draft, speculator.num_speculative_tokens, runner.max_num_reqs)
-    logger.info("SpecFLASH drafts by batch size (first, last, tokens): %s", schedule)
-    return speculator.draft.ranks.agree(schedule)
+    return {"tokens": sizes, "seconds": StepCost.of(timings).seconds.tolist(), "draft_seconds": draft}

@@ -9,7 +9,7 @@ from vllm_specflash.config import SpecFlashError
 from vllm_specflash.engine.hooks import register_tree_attention, replaced, require_engine_names
 from vllm_specflash.engine.metrics import WorkerMetrics
 from vllm_specflash.engine.v2.runner import SpecFlashRunnerMixin
-from vllm_specflash.engine.v2.schedule import measured_schedule
+from vllm_specflash.engine.v2.schedule import known_schedule
 
 
 class SpecFlashWorkerMixin:
@@ -40,7 +40,7 @@ class SpecFlashWorkerMixin:
         config = self.vllm_config.speculative_config
         if config.specflash.sizing != "auto" or getattr(config, "enable_adaptive_verification", False):
             return None
-        return measured_schedule(self.model_runner)
+        return known_schedule(self.model_runner)
 
     def specflash_stats(self) -> dict[str, float]:
         """Counters of the draft side since the last call (engine/stats.py)."""

@@ -1,7 +1,6 @@
 """The machine a measurement was made on."""
 
 import os
-import platform
 from pathlib import Path
 
 
@@ -9,8 +8,10 @@ def device() -> dict[str, str | int]:
     """Name of the processor, usable cores, memory, and the GPU if there is one."""
     import torch
 
+    from vllm_specflash.engine.step_costs import processor
+
     facts: dict[str, str | int] = {
-        "cpu": _cpu_name(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
     }
@@ -22,10 +23,6 @@ def device() -> dict[str, str | int]:
 def cpu_flags() -> set[str]:
     """Instruction sets by the kernel's names; empty where /proc/cpuinfo has none."""
     return set(_cpuinfo("flags").split())
-
-
-def _cpu_name() -> str:
-    return _cpuinfo("model name") or platform.machine()
 
 
 def _cpuinfo(field: str) -> str:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.core import DraftingCore, Queries, Rows
-from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKENS
 from vllm_specflash.tree.calibration import BINS
 from vllm_specflash.triton_kernels.draft_attention import SpanTable
@@ -46,9 +45,10 @@ def drafting_step(draft: SpecFlashDraft, embedding: Tensor, attended_rows: float
     # Without a compressor a picture's positions are text to the draft; otherwise those behind its latents are hidden.
     hidden, spans = 0, SpanTable.empty(1)
     if config.pooling is not None:
-        table = SpanBatch([Spans.of(config.pooling.cut([(0, IMAGE_TOKENS)]), config.num_latents)])
-        hidden = int(table.hidden.sum())
-        spans = SpanTable(*(torch.tensor(part, dtype=torch.int32) for part in (table.compressed_start, table.hidden)))
+        starts, lengths = torch.tensor(config.pooling.cut([(0, IMAGE_TOKENS)]), dtype=torch.int32).T
+        hides = (lengths - config.num_latents).clamp(min=0)
+        hidden = int(hides.sum())
+        spans = SpanTable((starts - hides.cumsum(0) + hides)[None].int(), hides[None])
     positions = torch.arange(visible - COMMITTED, visible)
     told = torch.randn(COMMITTED, config.feature_size, dtype=torch.bfloat16)
     rows = Rows(told, torch.arange(COMMITTED), positions, positions + hidden)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from vllm_specflash.lab.bench.doctor.checkpoints import examine_draft, examine_target
-from vllm_specflash.lab.bench.doctor.engine import examine_memory, examine_requests, examine_together
+from vllm_specflash.lab.bench.doctor.engine import examine_memory, examine_requests, examine_step_costs, examine_together
 from vllm_specflash.lab.bench.doctor.finding import FAULT, NOTE, OK, Finding, guarded
 from vllm_specflash.lab.bench.doctor.machine import (
     examine_kernels,
@@ -48,4 +48,5 @@ def examine(target: str | None = None, draft: str | None = None) -> Iterator[Fin
     yield together
     if together.state != FAULT:
         yield guarded("memory", lambda: examine_memory(target, draft))
+        yield guarded("step costs", lambda: examine_step_costs(target, draft))
         yield guarded("requests", lambda: examine_requests(target, draft))

@@ -51,6 +51,22 @@ def examine_memory(target: str, draft: str | None) -> Finding:
     return Finding("memory", OK, found)
 
 
+def examine_step_costs(target: str, draft: str | None) -> Finding:
+    """What earlier starts of engines with this target measured: drafts are sized by it."""
+    from vllm_specflash.engine.step_costs import StepCosts, kept_for
+
+    kept = kept_for(str(engine_config(target, draft).model_config.model))
+    if not kept:
+        return Finding("step costs", OK, "none kept: the first start measures what steps take, in some seconds")
+    newest = kept[0]["measured"]
+    steps = ", ".join(f"{n}: {1e3 * s:.1f} ms" for n, s in zip(newest["tokens"], newest["seconds"]) if n in (1, 8, 32, 128))
+    settings = "the default settings among them" if StepCosts(engine_config(target, draft)).path.exists() else "none with the default settings"
+    return Finding(
+        "step costs", OK,
+        f"kept for {len(kept)} way{'s' * (len(kept) > 1)} of serving it, {settings}; the newest, of {kept[0]['time'][:10]}, by tokens a step: {steps}",
+    )  # fmt: skip
+
+
 def examine_requests(target: str, draft: str | None) -> Finding:
     """What clients may ask of plain vLLM and not of this engine."""
     config = engine_config(target, draft)
