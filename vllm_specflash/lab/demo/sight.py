@@ -218,12 +218,19 @@ def add_times(rows: list[dict], ground: Ground, setting: Setting, rounds: int = 
         found["draft_ms"] = times[name, round(found["attended_rows"])]
 
 
+def _count(text: str) -> tuple[str, tuple[int, int]]:
+    """An option's "scene=400" as an item of COUNTS."""
+    kind, _, number = text.partition("=")
+    return kind, (int(number), COUNTS[kind][1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the states and of the finished rows")
     parser.add_argument("--weights", type=Path, default=SHEET_READER, help="the target's tower, projector and LoRA")
     parser.add_argument("--row", action="append", choices=list(ROWS), metavar="ROW", help="only this row; may be repeated")
     parser.add_argument("--kind", action="append", choices=list(COUNTS), help="only this kind of picture; may be repeated")
+    parser.add_argument("--count", action="append", default=[], type=_count, metavar="KIND=N", help="pictures of a kind to train on; may be repeated")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--width", type=int, default=7, help="K")
@@ -235,9 +242,9 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="write the table of all finished rows here, and its data beside it")
     options = parser.parse_args()
     keep_freed_memory()
-    kinds = tuple(options.kind or COUNTS)
+    kinds, counts = tuple(options.kind or COUNTS), {**COUNTS, **dict(options.count)}
     if not all((options.out / "states" / f"{kind}.pt").exists() for kind in kinds):
-        prepare(DemoStates(options.weights), options.out / "states", {kind: COUNTS[kind] for kind in kinds})
+        prepare(DemoStates(options.weights), options.out / "states", {kind: counts[kind] for kind in kinds})
     setting = Setting(
         options.out / "states", kinds, options.steps, options.batch, options.width, options.expansion,
         options.vocabulary, options.learning_rate, options.seed,
