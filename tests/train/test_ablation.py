@@ -33,7 +33,7 @@ def test_rows_are_trained_one_by_one_and_kept(tmp_path, command):
     done = tmp_path / "out" / "base" / "row.json"
     before, page = done.stat().st_mtime_ns, (tmp_path / "table.md").read_text()
     assert [name for name in _rows(page) if name not in ("row", "---")] == ["base", "base", "width-8"]
-    assert "4 steps of 2 answers" in page and "Not trained yet, the command goes on with them: no-compression, latents-16" in page
+    assert "4 steps of 2 answers" in page and "Not trained yet, the command goes on with them: no-compression, paper, latents-16" in page
     run = CliRunner().invoke(app, [*command, "--row", "base", "--row", "variant-plain"])
     assert run.exit_code == 0, run.output + str(run.exception)
     # What was done is read, not trained again, and stays in the table.
@@ -56,7 +56,7 @@ def test_every_row_of_the_table_changes_one_thing():
     names = [row.name for row in rows]
     assert len(set(names)) == len(names) and names[0] == "base"
     assert {f"width-{k}" for k in (1, 2, 3, 4, 6, 7, 8)} < set(names) and "width-5" not in names
-    assert {"no-compression", "latents-4", "latents-64", "variant-plain", "transition-0", "dataset-answers"} < set(names)
+    assert {"no-compression", "paper", "latents-4", "latents-64", "variant-plain", "transition-0", "dataset-answers"} < set(names)
     for row in rows[1:]:
         assert len(row.changes) + bool(row.loss) + row.dataset_answers == 1
     assert {"selector-128", "loss-total-variation", "loss-acceptance", "loss-on-policy", "layers-2-15-27"} < set(names)
@@ -64,7 +64,7 @@ def test_every_row_of_the_table_changes_one_thing():
 
 def test_an_unknown_row_and_missing_settings_are_refused(command, tmp_path):
     run = CliRunner().invoke(app, [*command, "--row", "width-99"])
-    assert run.exit_code == 1 and "There is no row width-99: the rows are base, no-compression" in run.output
+    assert run.exit_code == 1 and "There is no row width-99: the rows are base, no-compression, paper" in run.output
     run = CliRunner().invoke(app, [*command, "--max-steps", "0"])
     assert run.exit_code == 1 and "needs --max-steps" in run.output
 

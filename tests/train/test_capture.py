@@ -37,16 +37,20 @@ def test_captured_states_are_those_of_a_teacher_forced_pass(target, tmp_path, re
     assert run.exit_code == 0, run.output[-2000:]
 
     answers = list(AnswerFolder(tmp_path / "answers"))
-    cache = FeatureCache(tmp_path / "features", target.text_config.hidden_size, target.name)
+    cache, wide = (FeatureCache(tmp_path / "features", target.text_config.hidden_size, target.name, layers) for layers in ([], [0]))
+    size = target.text_config.hidden_size
     assert [answer.prompt.id for answer in answers] == ["p0", "p1", "p2"]
     for answer in answers:
         wanted, kept = target.sample(answer, 128), cache.samples[answer.prompt.id]
         assert torch.equal(kept.input_ids, wanted.input_ids)
         assert (kept.answer_start, [tuple(span) for span in kept.spans]) == (wanted.answer_start, wanted.spans)
         # vLLM never runs the last token. It computed in bfloat16, the reference in float32.
-        states = target.hidden_states([wanted])[0][: len(wanted)].float()[:-1]
-        error = (cache.hidden(answer.prompt.id).float()[:-1] - states).norm(dim=-1) / states.norm(dim=-1)
-        assert error.max() < 0.05
+        states, target.layers = target.hidden_states([wanted])[0][: len(wanted)].float()[:-1], [0]
+        inputs, target.layers = target.hidden_states([wanted])[0][: len(wanted), size:].float()[:-1], []
+        told = wide.hidden(answer.prompt.id).float()[:-1]
+        for kept, truth in ((told[:, :size], states), (told[:, size:], inputs)):
+            assert ((kept - truth).norm(dim=-1) / truth.norm(dim=-1)).max() < 0.05
+        assert torch.equal(cache.hidden(answer.prompt.id).float()[:-1], told[:, :size])
 
 
 def _clip(path: Path) -> None:

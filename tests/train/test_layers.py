@@ -43,9 +43,15 @@ def test_a_draft_of_several_layers_trains_and_is_read_again(llama, llama_answers
     train_draft(llama.path, [tmp_path / "answers"], tmp_path / "draft", shape, LossOptions(), recipe)
     draft = read_draft(tmp_path / "draft", llama)
     assert draft.config.target_layers == [0, 1] and draft.fc.in_features == 4 * 128
-    # Features of one layer are not those of three.
-    with pytest.raises(SpecFlashError, match="holds features of .*layer0-layer1, not of"):
-        train_draft(llama.path, [tmp_path / "answers"], tmp_path / "other", SHAPE, LossOptions(), recipe)
+    # Who has the features of three layers has those of one, and not the other way round.
+    train_draft(llama.path, [tmp_path / "answers"], tmp_path / "one", SHAPE, LossOptions(), recipe)
+    assert read_draft(tmp_path / "one", llama).fc.in_features == 2 * 128
+    alone = replace(RECIPE, features=tmp_path / "alone")
+    train_draft(llama.path, [tmp_path / "answers"], tmp_path / "again", SHAPE, LossOptions(), alone)
+    weights = [read_draft(tmp_path / name, llama).state_dict() for name in ("one", "again")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    with pytest.raises(SpecFlashError, match="holds features of .*, not of .*layer0-layer1"):
+        train_draft(llama.path, [tmp_path / "answers"], tmp_path / "other", shape, LossOptions(), alone)
     with pytest.raises(SpecFlashError, match="takes numbers from 0 to 1"):
         layers_of("2", 2)
 

@@ -14,6 +14,7 @@ from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.recipe import RecipeOptions, train_draft
 from vllm_specflash.train.shape import DraftOptions
+from vllm_specflash.train.target import Target
 
 SHAPE = DraftOptions(semi_ar_width=3, num_latents=4, head_expansion=2, draft_vocab_size=40, transition_rank=4)
 RECIPE = RecipeOptions(
@@ -94,8 +95,30 @@ def test_feature_cache_survives_an_interruption_between_its_two_files(tmp_path, 
     for sample, states in zip(samples, hidden, strict=True):
         assert torch.equal(cache.hidden(sample.id), states[: len(sample)].to(torch.bfloat16))
         assert torch.equal(cache.samples[sample.id].input_ids, sample.input_ids)
-    with pytest.raises(ValueError, match="holds features of llama, not of qwen"):
-        FeatureCache(tmp_path, 128, "qwen")
+    for other, layers, name in (("qwen", [], "qwen"), ("llama", [0], "llama-layer0"), ("lla", [], "lla")):
+        with pytest.raises(ValueError, match=f"holds features of llama, not of {name}: "):
+            FeatureCache(tmp_path, 128, other, layers)
+
+
+def test_features_of_more_layers_serve_those_who_want_fewer(tmp_path, llama, llama_answers):
+    samples = [llama.sample(answer, 512) for answer in llama_answers[:4]]
+    target = Target(llama.path, torch.float32, [1, 0])
+    told = target.hidden_states(samples).to(torch.bfloat16)
+    FeatureCache(tmp_path, 128, "llama", [1, 0]).append(samples[:2], told[:2])
+    parts = dict(zip(("last", 1, 0), told.split(128, dim=-1)))
+    for layers in ([], [0], [1], [0, 1], [1, 0]):
+        cache = FeatureCache(tmp_path, 128, "llama", layers)
+        wanted = torch.cat([parts["last"], *(parts[layer] for layer in layers)], dim=-1)
+        for sample, states in zip(samples[:2], wanted, strict=False):
+            assert torch.equal(cache.hidden(sample.id), states[: len(sample)])
+    # Who wants fewer fills it with all of them.
+    target.layers, target.path = [0], "llama"
+    cache = FeatureCache(tmp_path, 128, target.name, target.layers)
+    AnswerSet(llama_answers[:4], target, 512, Counter(), cache).fill_cache(2)
+    assert target.layers == [0] and len(cache.samples) == 4
+    whole = FeatureCache(tmp_path, 128, "llama", [1, 0])
+    for sample, states in zip(samples, told, strict=True):
+        torch.testing.assert_close(whole.hidden(sample.id), states[: len(sample)], atol=0.05, rtol=0.05)
 
 
 def test_an_answer_that_is_too_long_is_skipped_and_counted(llama, llama_answers):

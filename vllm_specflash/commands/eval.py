@@ -50,7 +50,7 @@ def run(
         network = read_draft(draft, model).to(device)
         model.layers = network.config.trained_layers
         answers = greedy_held_out(model, data, held_out_share, max_length, skipped)[:limit]
-        cache = None if features is None else FeatureCache(features, model.feature_size, model.features_name)
+        cache = None if features is None else FeatureCache(features, model.text_config.hidden_size, model.name, model.layers)
     config = network.config
     if chain_length is not None and rounds is None:
         rounds = -(-chain_length // config.semi_ar_width)

@@ -66,6 +66,7 @@ def table_rows(base: DraftOptions) -> list[Row]:
     rows = [
         Row("base", "the base"),
         Row("no-compression", "compression", {"compressor": "none"}),
+        Row("paper", "compression", {"compressor": "paper"}),
         *(Row(f"latents-{m}", "compression", {"num_latents": m}) for m in (4, 16, 64)),
         *(Row(f"width-{k}", "tokens per forward", {"semi_ar_width": k}) for k in range(1, 9)),
         *(Row(f"variant-{v}", "layer", {"variant": v}) for v in ("plain", "residual")),
@@ -119,7 +120,7 @@ def run_row(row: Row, ground: Ground) -> dict:
 
 def _features(row: Row, ground: Ground) -> Path:
     """Where the target's states over its own answers are kept: those of more layers beside those of the last."""
-    more = row.changes.get("target_layers") or row.changes.get("visual_features", "states") != "states"
+    more = row.changes.get("target_layers") or row.changes.get("visual_features") in ("embeddings", "both")
     return ground.features.with_name(f"{ground.features.name}-{row.name}") if more else ground.features
 
 
@@ -131,7 +132,7 @@ def judge(folder: Path, ground: Ground, features: Path) -> dict:
     width, recipe = draft.config.semi_ar_width, ground.recipe
     answers = load_answers([AnswerFolder(data) for data in ground.data], target, recipe.max_length, Counter())
     held_out = [a for a in answers if a.temperature == 0 and is_held_out(a.prompt.id, recipe.held_out_share)]
-    cache = FeatureCache(features, target.feature_size, target.features_name)
+    cache = FeatureCache(features, target.text_config.hidden_size, target.name, target.layers)
     judged = AnswerSet(held_out[: ground.judged_answers], target, recipe.max_length, Counter(), cache)
     long = -(-CHAIN // width)
     taus = {

@@ -1,7 +1,8 @@
 """The target's hidden states as vLLM computes them, so that generating answers gives the features too.
 
 `HiddenStateCapture` is a worker extension (`LLM(worker_extension_cls=...)`); it leans on two things of vLLM: a model's
-forward returns the hidden states behind the final norm, and the rows of a step lie in the order of `input_batch`.
+forward returns the hidden states behind the final norm, and the rows of a step lie in the order of `input_batch`; of models that see,
+the forward is given `inputs_embeds`.
 """
 
 from pathlib import Path
@@ -16,12 +17,20 @@ EXTENSION = f"{__name__}.HiddenStateCapture"
 class HiddenStateCapture:
     """Methods that vLLM adds to its worker; called through `LLM.collective_rpc`."""
 
-    def start_capture(self) -> None:
-        """Keep the hidden states of every step from now on. The engine must run eagerly, without prefix caching."""
+    def start_capture(self, inputs: bool = False) -> None:
+        """Keep the hidden states of every step from now on, and after them, with `inputs`, what the first layer read.
+
+        The engine must run eagerly, without prefix caching.
+        """
         runner = self.model_runner
         step: dict[str, Tensor] = {}
         self._captured: dict[str, list[tuple[int, Tensor]]] = {}
-        runner.model.register_forward_hook(lambda module, inputs, hidden: step.update(hidden=hidden))
+
+        def keep(module, args, kwargs, hidden):
+            read = kwargs["inputs_embeds"][: len(hidden)] if inputs else hidden[:, :0]
+            step["told"] = torch.cat((hidden, read), dim=-1)
+
+        runner.model.register_forward_hook(keep, with_kwargs=True)
         execute_model = runner.execute_model
 
         def execute_and_keep(scheduler_output, *args, **kwargs):
@@ -31,7 +40,7 @@ class HiddenStateCapture:
                 count = scheduled.get(request, 0)
                 # Where the rows belong: a preempted request computes its first positions again.
                 place = int(batch.num_computed_tokens_cpu[index])
-                rows = step["hidden"][row : row + count].to(torch.bfloat16).clone()
+                rows = step["told"][row : row + count].to(torch.bfloat16).clone()
                 self._captured.setdefault(request, []).append((place, rows))
                 row += count
             return result
@@ -39,7 +48,7 @@ class HiddenStateCapture:
         runner.execute_model = execute_and_keep
 
     def write_captured(self, path: str) -> None:
-        """Write what was kept as one safetensors file of [positions, D] per request id, and forget it."""
+        """Write what was kept as one safetensors file of [positions, D or 2 D] per request id, and forget it."""
         tensors = {}
         for request, pieces in self._captured.items():
             length = max(place + len(rows) for place, rows in pieces)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
 from vllm_specflash.train.distillation import choose_candidates, distil
@@ -70,7 +71,7 @@ def train_eagle3(target_path: str, data: list[Path], features: Path, out: Path, 
             f"Of {len(answers)} answers {len(parts[0])} are for training and {len(parts[1])} greedy ones are held out for "
             "evaluation: both must be some, so generate more answers or change --held-out-share."
         )
-    cache = FeatureCache(features, target.feature_size, target.features_name)
+    cache = FeatureCache(features, target.text_config.hidden_size, target.name, target.layers)
     training, held_out = (AnswerSet(part, target, options.max_length, skipped, cache) for part in parts)
     for answer_set in (training, held_out):
         answer_set.fill_cache(options.batch_size)
@@ -132,7 +133,7 @@ def _optimise(draft: Eagle3Draft, answers: AnswerSet, embedding: Tensor, lm_head
 def _loss(draft: Eagle3Draft, answers: AnswerSet, samples: list, embedding: Tensor, lm_head: Tensor, options: Eagle3Options) -> Tensor:
     """Cross-entropy against the target's distributions at every step ahead, as of `specflash train`."""
     size = embedding.shape[1]
-    features = answers.features(samples, 1, options.steps_ahead)
+    features = answers.features(samples, Pooling(1), options.steps_ahead)
     batch, hidden = features.batch, features.hidden
     states = draft.taught(hidden[..., size:].float(), batch.input_ids, embedding, options.steps_ahead)
     flat, where = hidden[..., :size].flatten(0, 1), batch.targets()
@@ -150,7 +151,7 @@ def judge(draft: Eagle3Draft, answers: AnswerSet, embedding: Tensor, lm_head: Te
         sample = answers[index]
         if sample is None or not sample.greedy:
             continue
-        features = answers.features([sample], 1, length)
+        features = answers.features([sample], Pooling(1), length)
         hidden = features.hidden[..., embedding.shape[1] :].float()
         chains = draft.chains(hidden, features.batch.input_ids, embedding, lm_head, length)[0][features.batch.answer_from]
         acceptance = walk(chains, sample.input_ids[sample.answer_start :])

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,47 @@ from vllm_specflash.config import SpecFlashError
 from vllm_specflash.train.target import Sample
 
 
+def features_name(target: str, layers: Sequence[int]) -> str:
+    """What kept features are told apart by: the target's name, and the layers where there are any."""
+    return "-".join([target, *(f"layer{layer}" for layer in layers)])
+
+
+def _layers_in(name: str, target: str) -> list[int] | None:
+    """Layers in a `features_name` of that target; None if it is another's."""
+    more = re.fullmatch(r"((?:-layer\d+)*)", name.removeprefix(target)) if name.startswith(target) else None
+    return None if more is None else [int(layer) for layer in re.findall(r"\d+", more[1])]
+
+
 class FeatureCache:
-    """Samples and their hidden states [L, D] in one bfloat16 file, found by sample id.
+    """Samples and their features in one bfloat16 file, found by sample id.
 
     `hidden.bin` is appended to first and `index.jsonl` after it, so that whatever the index names is whole.
+
+    Args:
+        hidden_size: D.
+        target: its name.
+        layers: whose inputs are wanted beside the final hidden states. A folder that has those of more of them will do.
+
+    Attributes:
+        kept: layers whose inputs are in the folder, in their order there.
     """
 
-    def __init__(self, folder: Path, hidden_size: int, target: str):
-        self.folder, self.hidden_size = Path(folder), hidden_size
+    def __init__(self, folder: Path, hidden_size: int, target: str, layers: Sequence[int] = ()):
+        self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        owner = self.folder / "target.txt"
-        if owner.exists() and owner.read_text() != target:
-            raise SpecFlashError(f"{folder} holds features of {owner.read_text()}, not of {target}: name another folder.")
-        owner.write_text(target)
+        owner, name = self.folder / "target.txt", features_name(target, layers)
+        if not owner.exists():
+            owner.write_text(name)
+        kept = _layers_in(owner.read_text(), target)
+        if kept is None or not set(layers) <= set(kept):
+            raise SpecFlashError(f"{folder} holds features of {owner.read_text()}, not of {name}: name another folder.")
+        self.kept = kept
+        blocks = [0, *(1 + kept.index(layer) for layer in layers)]
+        self._width = hidden_size * (1 + len(kept))
+        # None where all of a row is wanted as it is.
+        self._columns = None
+        if blocks != list(range(1 + len(kept))):
+            self._columns = torch.cat([torch.arange(block * hidden_size, (block + 1) * hidden_size) for block in blocks])
         self.samples: dict[str, Sample] = {}
         self._rows: dict[str, int] = {}
         self._next_row = 0
@@ -60,9 +89,9 @@ class FeatureCache:
         return sample_id in self.samples
 
     def append(self, samples: list[Sample], hidden: Iterable[Tensor]) -> None:
-        """Keep hidden states, [L, D] or longer each, of samples that are not in the cache yet."""
+        """Keep features of samples that are not in the cache yet: [L, (1 + n) D] or longer each, n layers being `kept`."""
         lines = []
-        row_bytes = 2 * self.hidden_size
+        row_bytes = 2 * self._width
         with open(self._hidden, "r+b" if self._hidden.exists() else "w+b") as data:
             data.seek(self._next_row * row_bytes)
             for sample, states in zip(samples, hidden, strict=True):
@@ -79,7 +108,8 @@ class FeatureCache:
             index.writelines(lines)
 
     def hidden(self, sample_id: str) -> Tensor:
-        """[L, D] bfloat16 of one sample."""
+        """Final hidden states, then those of the layers that are wanted, of one sample: [L, (1 + n) D] bfloat16."""
         length, row = len(self.samples[sample_id]), self._rows[sample_id]
-        data = np.memmap(self._hidden, np.int16, "r", 2 * row * self.hidden_size, (length, self.hidden_size))
-        return torch.from_numpy(np.array(data)).view(torch.bfloat16)
+        data = np.memmap(self._hidden, np.int16, "r", 2 * row * self._width, (length, self._width))
+        found = torch.from_numpy(np.array(data)).view(torch.bfloat16)
+        return found if self._columns is None else found[:, self._columns]

@@ -209,8 +209,10 @@ def generate_answers(
         **({} if features is None else {"enable_prefix_caching": False, "worker_extension_cls": EXTENSION}),
     )
     if features is not None:
-        cache = FeatureCache(features, config.get_text_config().hidden_size, target_name(target))
-        llm.collective_rpc("start_capture")
+        # Of targets that see, what their first layer reads too: compressors pool the projector's outputs.
+        layers = [0] if takes_images(config) else []
+        cache = FeatureCache(features, config.get_text_config().hidden_size, target_name(target), layers)
+        llm.collective_rpc("start_capture", args=(bool(cache.kept),))
     todo = list(_without_unnamed_images(todo, _image_token(config, llm.get_tokenizer()), skipped))
     batches = list(_batches(iter(todo), options.batch))
     total = len(batches)

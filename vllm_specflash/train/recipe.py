@@ -137,7 +137,7 @@ def train_draft(
     with args.main_process_first(desc="features"):
         cache = None
         if recipe.features is not None:
-            cache = FeatureCache(recipe.features, target.feature_size, target.features_name)
+            cache = FeatureCache(recipe.features, target.text_config.hidden_size, target.name, target.layers)
         sets = [AnswerSet(part, target, recipe.max_length, skipped, cache) for part in (training, held_out)]
         if cache is not None:
             for answer_set in sets:

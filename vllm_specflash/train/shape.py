@@ -11,6 +11,7 @@ from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
 from vllm_specflash.draft.compressor import FEATURES, FORMS
 from vllm_specflash.draft.config import VARIANTS
 from vllm_specflash.train.answers import Answer
+from vllm_specflash.train.families import takes_images
 from vllm_specflash.train.option import option
 from vllm_specflash.train.target import Target
 from vllm_specflash.train.vocabulary import choose_vocabulary
@@ -26,9 +27,9 @@ class DraftOptions:
     pool_length: int = option(
         0, "Positions that these are pooled from at most: a longer span is cut, so that rows grow with the picture; 0: never.", min=0
     )
-    compressor: str = option("paper", "How they are pooled: paper, placed (knows places), or none: kept as they are.", choices=FORMS)
+    compressor: str = option("placed", "How they are pooled: placed (knows places), paper, or none: kept as they are.", choices=FORMS)
     visual_features: str = option(
-        "states", "Of placed: pool the last states, the projector's outputs (embeddings), or both.", choices=FEATURES
+        "auto", "What placed pools: the projector's outputs (embeddings, which auto is), the last states, or both.", choices=("auto", *FEATURES)
     )
     latent_positions: int = option(64, "Of placed: bins along a span; best its usual length.", min=1)
     latent_heads: int = option(1, "Of placed: queries per latent.", min=1)
@@ -48,13 +49,20 @@ def layers_of(text: str, num_layers: int, flag: str = "--target-layers") -> list
     return [int(word) for word in words] or None
 
 
+def seen_by(options: DraftOptions, sees: bool) -> dict[str, str]:
+    """`compressor` and `visual_features` of a draft; of a target that sees nothing there is nothing to place."""
+    compressor = options.compressor if sees else "paper"
+    auto = "embeddings" if compressor == "placed" else "states"
+    return {"compressor": compressor, "visual_features": auto if options.visual_features == "auto" else options.visual_features}
+
+
 def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> tuple[SpecFlashDraft, float]:
     """An untrained draft for a target, its vocabulary taken from the answers; and the vocabulary's coverage of them.
 
     Raises:
         SpecFlashError: options that contradict each other.
     """
-    if options.visual_features != "states" and options.compressor != "placed":
+    if options.visual_features not in ("auto", "states") and options.compressor != "placed":
         raise SpecFlashError("--visual-features says what --compressor placed pools: give both, or leave it out.")
     if options.pool_length and options.compressor == "none":
         raise SpecFlashError("--pool-length cuts what is pooled, and --compressor none pools nothing: leave one of them out.")
@@ -73,8 +81,7 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
             num_rounds=options.num_rounds,
             num_latents=options.num_latents,
             pool_length=options.pool_length or None,
-            compressor=options.compressor,
-            visual_features=options.visual_features,
+            **seen_by(options, takes_images(target.config)),
             latent_positions=options.latent_positions,
             latent_heads=options.latent_heads,
             head_expansion=options.head_expansion,

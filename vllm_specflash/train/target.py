@@ -76,11 +76,6 @@ class Target:
         return self
 
     @property
-    def features_name(self) -> str:
-        """What kept features are told apart by: the name, and the layers where there are any."""
-        return "-".join([self.name, *(f"layer{layer}" for layer in self.layers)])
-
-    @property
     def feature_size(self) -> int:
         """Width of `hidden_states`."""
         return self.text_config.hidden_size * (1 + len(self.layers))

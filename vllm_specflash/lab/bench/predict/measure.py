@@ -37,7 +37,7 @@ def untrained_draft(target: str, folder: Path) -> int:
     text = config.get_text_config()
     # What a draft takes from its target, without the target's weights.
     stand_in = SimpleNamespace(
-        text_config=text, name=target_name(target), lm_head=SimpleNamespace(shape=(text.vocab_size,)),
+        config=config, text_config=text, name=target_name(target), lm_head=SimpleNamespace(shape=(text.vocab_size,)),
         embedding=torch.ones(1, text.hidden_size),
     )  # fmt: skip
     draft, _ = new_draft(stand_in, options, answers=[])
