@@ -16,6 +16,8 @@ ENVIRONMENT = {
 }
 for variable, value in ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
+# Checks that both model runners share say what they compared, as tests do.
+pytest.register_assert_rewrite("feeding", "feeding_checks")
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +38,30 @@ def image_target(tmp_path_factory):
     target = tiny_llava(tmp_path_factory.mktemp("targets") / "tiny-llava")
     draft_for(target, target / "specflash", knowing=True)
     return target
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory):
+    """The same LLaVA without a draft."""
+    from tiny_models import tiny_llava
+
+    return tiny_llava(tmp_path_factory.mktemp("targets") / "tiny-llava")
+
+
+@pytest.fixture(scope="session")
+def noticing(llava, tmp_path_factory):
+    """A draft in whose chances every row shows that it attends to."""
+    from tiny_models import draft_for
+
+    return draft_for(llava, tmp_path_factory.mktemp("drafts") / "noticing", noticing=True)
+
+
+@pytest.fixture(scope="session")
+def dense(llava, noticing):
+    """What that draft says by the forward of training."""
+    from dense import DenseDraft
+
+    return DenseDraft(llava, noticing)
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.lab.cache import build_once
 from vllm_specflash.lab.checkout import ROOT, SHEET_READER, WEIGHTS
-from vllm_specflash.lab.demo.assemble import LORA, PROJECTOR, TOWER, demo_name, demo_target, part
+from vllm_specflash.lab.demo.assemble import demo_name, demo_target
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID
 from vllm_specflash.lab.demo.evaluate import chat
 from vllm_specflash.lab.demo.lora import LoraLinear, add_lora, merge_lora
+from vllm_specflash.lab.demo.parts import LORA, PROJECTOR, TOWER, part
 from vllm_specflash.lab.demo.projector import Projector
 from vllm_specflash.lab.demo.tower import build_tower, patch_features, pixels
 

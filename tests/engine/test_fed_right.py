@@ -4,17 +4,21 @@ Every row that the random draft of these tests attends to shows in its chances, 
 place, a hidden state of another node, a wrong position or next token is seen.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from dense import TOLERANCE, DenseDraft, apart
-from engines import engine, mixed_prompts, noise_image, with_images
-from feeding import cache_hits, furthest, listen
+from engines import engine, mixed_prompts, with_images
+from feeding import furthest, listen, listen_for_hits
+from feeding_checks import BLOCK, check_another_token_behind_a_cached_block, check_hit_inside_an_image, check_pictures, pieces
+from qwen import pictures_and_none, with_pictures
 from tiny_models import draft_for, tiny_qwen2_5_vl
 
 from vllm_specflash.train.batch import collate
 from vllm_specflash.train.forward import answer_states
 
-BLOCK, TOKENS = 32, 20
+TOKENS = 20
 TREES = {"num_speculative_tokens": 10, "min_confidence": 0}
 
 
@@ -30,12 +34,7 @@ def plainly(llava, noticing):
 def cached(llava, noticing):
     """`cached(prompts)`: listen to one after the other on an engine with a prefix cache; and how many tokens came from there."""
     with engine(llava, noticing, TREES, enable_prefix_caching=True, block_size=BLOCK) as llm:
-
-        def ask(prompts, truth=()):
-            before = cache_hits(llm)
-            return listen(llm, prompts, TOKENS, truth, one_by_one=True), cache_hits(llm) - before
-
-        yield ask
+        yield partial(listen_for_hits, llm, TOKENS)
 
 
 def test_every_row_of_the_context_shows(dense, plainly):
@@ -101,14 +100,7 @@ def test_pictures_that_are_not_compressed(llava, plainly, tmp_path):
 
 
 def test_prefix_cache_hit_inside_an_image(cached, dense):
-    """Of an image that ends behind a cached block, the latents in that block stay as they were pooled, over all of it."""
-    prompts = [with_images(f"user: look there! <image> {question}? assistant: ", 1) for question in ("what", "where")]
-    heard, hits = cached(prompts)
-    assert hits == BLOCK
-    # Four latents, two on either side of the block's end.
-    assert dense.sample(heard.finished[1]).spans == [(BLOCK - 14, 16)]
-    heard.finished[1].pooled_from = {0: BLOCK}
-    assert furthest(heard, dense) < TOLERANCE
+    check_hit_inside_an_image(cached, dense)
 
 
 def test_prefix_cache_hit_on_an_answer(cached, dense, plainly):
@@ -126,45 +118,22 @@ def test_prefix_cache_hit_on_an_answer(cached, dense, plainly):
 
 
 def test_another_token_behind_a_cached_block(cached, dense):
-    """The draft's row of a block's last position was kept with the token that its first reader had next: that, no more."""
-    shared = "user: " + "0123456789" * 3
-    prompts = [shared[:BLOCK] + question for question in ("what is this? ", "now go on. ")]
-    heard, hits = cached(prompts)
-    assert hits == BLOCK
-    first, second = heard.finished
-    assert first.token_ids[BLOCK] != second.token_ids[BLOCK]
-    assert heard.answers[1] == dense.says(second)
-    assert furthest(heard, dense) > TOLERANCE
-    second.read_as = {BLOCK: first.token_ids[BLOCK]}
-    assert furthest(heard, dense) < TOLERANCE
+    check_another_token_behind_a_cached_block(cached, dense)
 
 
 def test_mrope_and_more_latents_than_visual_tokens(tmp_path):
     target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl")
     draft = draft_for(target, tmp_path / "draft", noticing=True, num_latents=9, variant="plain")
-    image = "<|vision_start|><|image_pad|><|vision_end|>"
-    sizes = [[(1, 64)], [(2, 32), (3, 96)], []]
-    prompts = [
-        {
-            "prompt": f"user: {' or '.join([image] * len(pictures))} what? assistant: ",
-            "multi_modal_data": {"image": [noise_image(*picture) for picture in pictures]},
-        }
-        for pictures in sizes
-    ]
     with engine(target, draft, TREES, max_num_batched_tokens=48, limit_mm_per_prompt={"image": 2, "video": 0}) as llm:
-        heard = listen(llm, prompts, TOKENS)
-    dense = DenseDraft(target, draft)
-    assert [[length for _, length in dense.sample(request).spans] for request in heard.finished] == [[16], [4, 16], []]
-    assert heard.answers == [dense.says(request) for request in heard.finished]
-    assert furthest(heard, dense) < TOLERANCE
+        heard = listen(llm, pictures_and_none(), TOKENS)
+    check_pictures(heard, DenseDraft(target, draft), [[16], [4, 16], []])
 
 
 def test_eight_pictures_and_more_than_two_thousand_visual_tokens(tmp_path):
     target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl", pixels=1 << 17, positions=4096)
     draft = draft_for(target, tmp_path / "draft", noticing=True, num_latents=16)
-    image = "<|vision_start|><|image_pad|><|vision_end|>"
-    pictures = {"image": [noise_image(seed, 256 + 16 * (seed % 3)) for seed in range(8)]}
-    prompts = [{"prompt": f"user: {image * 8} what? assistant: ", "multi_modal_data": pictures}]
+    pictures = [(seed, 256 + 16 * (seed % 3)) for seed in range(8)]
+    prompts = [with_pictures(f"user: {'<image>' * 8} what? assistant: ", *pictures)]
     limits = {"max_model_len": 2560, "max_num_batched_tokens": 700, "max_num_seqs": 1}
     with engine(target, draft, TREES, limit_mm_per_prompt={"image": 8, "video": 0}, **limits) as llm:
         heard = listen(llm, prompts, TOKENS)
@@ -193,22 +162,9 @@ def test_latents_that_grow_with_the_picture(tmp_path, features):
     target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl")
     shape = {"compressor": "placed", "visual_features": features, "num_latents": 2, "pool_length": 7, "latent_positions": 7}
     draft = draft_for(target, tmp_path / "draft", noticing=True, **shape)
-    image = "<|vision_start|><|image_pad|><|vision_end|>"
-    sizes = [[(1, 64)], [(2, 32), (3, 96)], []]
-    prompts = [
-        {
-            "prompt": f"user: {' or '.join([image] * len(pictures))} what? assistant: ",
-            "multi_modal_data": {"image": [noise_image(*picture) for picture in pictures]},
-        }
-        for pictures in sizes
-    ]
     with engine(target, draft, TREES, max_num_batched_tokens=19, limit_mm_per_prompt={"image": 2, "video": 0}) as llm:
-        heard = listen(llm, prompts, TOKENS)
-    dense = DenseDraft(target, draft)
-    layouts = [collate([dense.sample(request)], dense.pooling, dense.width) for request in heard.finished]
-    assert [[length for _, length, _ in layout.spans] for layout in layouts] == [[5, 5, 6], [4, 5, 5, 6], []]
-    assert heard.answers == [dense.says(request) for request in heard.finished]
-    assert furthest(heard, dense) < TOLERANCE
+        heard = listen(llm, pictures_and_none(), TOKENS)
+    check_pictures(heard, DenseDraft(target, draft), [[5, 5, 6], [4, 5, 5, 6], []])
 
 
 def test_pieces_of_a_picture_that_the_prefix_cache_holds_are_whole(llava, tmp_path):
@@ -217,12 +173,9 @@ def test_pieces_of_a_picture_that_the_prefix_cache_holds_are_whole(llava, tmp_pa
     dense = DenseDraft(llava, draft)
     prompts = [with_images(f"user: look there! <image> {question}? assistant: ", 1) for question in ("what", "where")]
     with engine(llava, draft, TREES, enable_prefix_caching=True, block_size=BLOCK) as llm:
-        before = cache_hits(llm)
-        heard = listen(llm, prompts, TOKENS, one_by_one=True)
-        assert cache_hits(llm) - before == BLOCK
-    second = heard.finished[1]
-    pieces = collate([dense.sample(second)], dense.pooling, dense.width).spans
-    assert [(start, length) for start, length, _ in pieces] == [(BLOCK - 14, 5), (BLOCK - 9, 5), (BLOCK - 4, 6)]
+        heard, hits = listen_for_hits(llm, TOKENS, prompts)
+    assert hits == BLOCK
+    assert pieces(heard, dense)[1] == [(BLOCK - 14, 5), (BLOCK - 9, 5), (BLOCK - 4, 6)]
     assert furthest(heard, dense) > TOLERANCE
-    second.pooled_from = {2: BLOCK}
+    heard.finished[1].pooled_from = {2: BLOCK}
     assert furthest(heard, dense) < TOLERANCE

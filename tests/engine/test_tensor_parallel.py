@@ -1,16 +1,13 @@
 """Two ranks share target and draft: answers stay plain vLLM's, and both ranks mean the same trees whatever befalls one of them."""
 
-import signal
 import sys
 
 import cloudpickle
 import pytest
-import torch
 from engines import accepted_tokens, answers, engine, greedy, mixed_prompts
-from tiny_models import draft_for
+from ranks import TWO_RANKS, attending_draft, deadline, on_one_machine
 from vllm import SamplingParams
 
-from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.tree.calibration import Calibration
 
 # The workers cannot import this file.
@@ -19,43 +16,23 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 @pytest.fixture(scope="module")
 def draft(llava, tmp_path_factory):
-    """Two rounds deep, of a pruned vocabulary that both ranks hold a part of; attention and layers have a say."""
-    folder = tmp_path_factory.mktemp("drafts") / "attending"
-    draft = SpecFlashDraft.from_pretrained(
-        draft_for(llava, folder, knowing=True, num_rounds=2, draft_vocab_size=78, transition_rank=4, target_layers=[1])
-    )
-    with torch.no_grad():
-        draft.attention.o_proj.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
-        draft.fc.weight[:, -draft.config.hidden_size :].normal_(std=0.01, generator=torch.Generator().manual_seed(4))
-    draft.save_pretrained(folder)
-    return folder
+    return attending_draft(llava, tmp_path_factory.mktemp("drafts") / "attending")
 
 
 @pytest.fixture(scope="module")
 def pair(llava, draft):
     """An engine of two ranks, each in a process of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        # vLLM binds ranks to a NUMA node each, where there are as many.
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "0")
-        with engine(llava, draft, tensor_parallel_size=2, distributed_executor_backend="mp", block_size=32) as llm:
+        on_one_machine(patch)
+        with engine(llava, draft, block_size=32, **TWO_RANKS) as llm:
             llm.collective_rpc(record)
             yield llm
 
 
 @pytest.fixture(autouse=True)
-def deadline(pair):
-    """Ranks that wait for each other fail a test; vLLM would wait with them."""
-
-    def late(*_):
-        raise TimeoutError("the ranks wait for each other")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, 120, 10)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+def in_time(pair):
+    with deadline(120):
+        yield
 
 
 def record(worker) -> None:

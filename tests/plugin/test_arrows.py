@@ -16,11 +16,12 @@ KERNELS = PACKAGE.parent / "triton_kernels"
 
 NUMBERS = {"config", "draft", "tree", "triton_kernels"}
 ENGINE = NUMBERS | {"compat", "engine"}
-LAB = ENGINE | {"engine.v1", "engine.v2", "train", "lab.cache", "lab.checkout", "lab.showcase"}
+LAB = ENGINE | {"errors", "engine.v1", "engine.v2", "train", "lab.cache", "lab.checkout", "lab.showcase"}
 # Of every room, the rooms that it may import. Modules that lie directly in the package or in lab/ are rooms of their own.
 ALLOWED: dict[str, set[str]] = {
     "": set(),
     "config": set(),
+    "errors": {"config"},
     "compat": set(),
     "cpu_setup": set(),
     "torchvision_ops": set(),
@@ -35,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "lab": set(),
     "lab.cache": set(),
     "lab.checkout": {"config"},
-    "lab.demo": NUMBERS | {"train", "lab.cache", "lab.checkout"},
+    "lab.demo": NUMBERS | {"errors", "train", "lab.cache", "lab.checkout"},
     "lab.showcase": {"lab.checkout", "lab.demo"},
     "lab.bench": LAB | {"", "lab.demo"},
     "lab.serving": LAB | {"lab.bench"},

@@ -55,6 +55,12 @@ def cache_hits(llm) -> int:
     return sum(m.value for m in llm.get_metrics() if m.name == "vllm:prefix_cache_hits")
 
 
+def listen_for_hits(llm, max_tokens: int, prompts: list, truth: Iterable[Finished] = ()) -> tuple[Heard, int]:
+    """Listen to prompts one after the other; and how many of their tokens came from the prefix cache."""
+    before = cache_hits(llm)
+    return listen(llm, prompts, max_tokens, truth, one_by_one=True), cache_hits(llm) - before
+
+
 def furthest(heard: Heard, dense: DenseDraft) -> float:
     """The most that any chance, of any request and step, is from what the dense forward says.
 

@@ -10,8 +10,9 @@ v2.use_interpreter()
 import pytest  # noqa: E402
 import tiny_models  # noqa: E402
 import torch  # noqa: E402
+from drafts import named_drafts  # noqa: E402
 from engines import answers, greedy, mixed_prompts  # noqa: E402
-from tiny_models import draft_for, tiny_llama, tiny_llava  # noqa: E402
+from tiny_models import tiny_llama  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,21 +31,8 @@ def v2_engines():
 
 
 @pytest.fixture(scope="session")
-def llava(tmp_path_factory):
-    return tiny_llava(tmp_path_factory.mktemp("targets") / "tiny-llava")
-
-
-@pytest.fixture(scope="session")
 def drafts(llava, tmp_path_factory):
-    """Drafts for the tiny LLaVA by name."""
-    root = tmp_path_factory.mktemp("drafts")
-    return {
-        "knowing": draft_for(llava, root / "knowing", knowing=True),
-        "random": draft_for(llava, root / "random", transition_rank=4, draft_vocab_size=40, num_rounds=2, semi_ar_width=3),
-        "nan": draft_for(llava, root / "nan", nan=True),
-        "plain": draft_for(llava, root / "plain", variant="plain", num_latents=32),
-        "layers": draft_for(llava, root / "layers", knowing=True, target_layers=[1, 0]),
-    }
+    return named_drafts(llava, tmp_path_factory.mktemp("drafts"), num_rounds=2, semi_ar_width=3)
 
 
 @pytest.fixture(scope="session")

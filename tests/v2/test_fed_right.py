@@ -1,15 +1,18 @@
 """The draft is fed right on Model Runner V2 (tests/engine/test_fed_right.py has the same for V1, and what the words mean)."""
 
+from functools import partial
+
 import pytest
 import torch
 import v2
 from dense import TOLERANCE, DenseDraft
-from engines import noise_image, with_images
-from feeding import cache_hits, furthest, listen
+from engines import with_images
+from feeding import furthest, listen, listen_for_hits
+from feeding_checks import BLOCK, check_another_token_behind_a_cached_block, check_hit_inside_an_image, check_pictures
+from qwen import pictures_and_none
 from tiny_models import draft_for, tiny_qwen2_5_vl
 
-# v2.engine's block size, and the tokens of an answer.
-BLOCK, TOKENS = 32, 12
+TOKENS = 12
 TREES = {"num_speculative_tokens": 8, "min_confidence": 0}
 PROMPTS = [
     "user: hello, who are you? assistant: ",
@@ -20,48 +23,33 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def draft(llava, tmp_path_factory):
-    return draft_for(llava, tmp_path_factory.mktemp("drafts") / "noticing", noticing=True)
-
-
-@pytest.fixture(scope="module")
-def dense(llava, draft):
-    return DenseDraft(llava, draft)
-
-
-@pytest.fixture(scope="module")
-def plainly(llava, draft):
+def plainly(llava, noticing):
     """The prompts in one batch, with the draft's own trees."""
-    with v2.engine(llava, draft, TREES) as llm:
+    with v2.engine(llava, noticing, TREES) as llm:
         return listen(llm, PROMPTS, TOKENS)
 
 
 @pytest.fixture(scope="module")
-def cached(llava, draft):
+def cached(llava, noticing):
     """`cached(prompts)`: listen to one after the other on an engine with a prefix cache; and how many tokens came from there."""
-    with v2.engine(llava, draft, TREES, enable_prefix_caching=True) as llm:
-
-        def ask(prompts, truth=()):
-            before = cache_hits(llm)
-            return listen(llm, prompts, TOKENS, truth, one_by_one=True), cache_hits(llm) - before
-
-        yield ask
+    with v2.engine(llava, noticing, TREES, enable_prefix_caching=True, block_size=BLOCK) as llm:
+        yield partial(listen_for_hits, llm, TOKENS)
 
 
 def test_text_and_images_in_one_batch(dense, plainly):
     assert furthest(plainly, dense) < TOLERANCE
 
 
-def test_chunks_that_split_images_and_side_paths(llava, draft, dense, plainly):
-    with v2.engine(llava, draft, TREES, max_num_batched_tokens=23, max_num_seqs=2) as llm:
+def test_chunks_that_split_images_and_side_paths(llava, noticing, dense, plainly):
+    with v2.engine(llava, noticing, TREES, max_num_batched_tokens=23, max_num_seqs=2) as llm:
         heard = listen(llm, PROMPTS, TOKENS, truth=plainly.finished)
     assert heard.answers == plainly.answers
     assert heard.side_paths > 3
     assert furthest(heard, dense) < TOLERANCE
 
 
-def test_preemption(llava, draft, dense, plainly):
-    with v2.engine(llava, draft, TREES, num_gpu_blocks_override=8, max_model_len=128) as llm:
+def test_preemption(llava, noticing, dense, plainly):
+    with v2.engine(llava, noticing, TREES, num_gpu_blocks_override=8, max_model_len=128) as llm:
         heard = listen(llm, PROMPTS, TOKENS, truth=plainly.finished)
         assert v2.metric(llm, "num_preemptions") > 0
     assert heard.answers == plainly.answers
@@ -105,12 +93,7 @@ def test_pictures_that_are_not_compressed(llava, plainly, tmp_path):
 
 
 def test_prefix_cache_hit_inside_an_image(cached, dense):
-    prompts = [with_images(f"user: look there! <image> {question}? assistant: ", 1) for question in ("what", "where")]
-    heard, hits = cached(prompts)
-    assert hits == BLOCK
-    assert dense.sample(heard.finished[1]).spans == [(BLOCK - 14, 16)]
-    heard.finished[1].pooled_from = {0: BLOCK}
-    assert furthest(heard, dense) < TOLERANCE
+    check_hit_inside_an_image(cached, dense)
 
 
 def test_prefix_cache_hit_on_an_answer(cached, dense, plainly):
@@ -129,30 +112,15 @@ def test_prefix_cache_hit_on_an_answer(cached, dense, plainly):
 
 
 def test_another_token_behind_a_cached_block(cached, dense):
-    shared = "user: " + "0123456789" * 3
-    prompts = [shared[:BLOCK] + question for question in ("what is this? ", "now go on. ")]
-    heard, hits = cached(prompts)
-    assert hits == BLOCK
-    first, second = heard.finished
-    assert first.token_ids[BLOCK] != second.token_ids[BLOCK]
-    assert heard.answers[1] == dense.says(second)
-    assert furthest(heard, dense) > TOLERANCE
-    second.read_as = {BLOCK: first.token_ids[BLOCK]}
-    assert furthest(heard, dense) < TOLERANCE
+    check_another_token_behind_a_cached_block(cached, dense)
 
 
 def test_mrope_and_more_latents_than_visual_tokens(tmp_path):
     target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl")
     draft = draft_for(target, tmp_path / "draft", noticing=True, num_latents=9, variant="plain")
-    image = "<|vision_start|><|image_pad|><|vision_end|>"
-    pictures = {"image": [noise_image(2, 32), noise_image(3, 64)]}
-    prompts = [{"prompt": f"user: {image} or {image}? ", "multi_modal_data": pictures}]
     with v2.engine(target, draft, TREES, limit_mm_per_prompt={"image": 2, "video": 0}) as llm:
-        heard = listen(llm, prompts, TOKENS)
-    dense = DenseDraft(target, draft)
-    assert [length for _, length in dense.sample(heard.finished[0]).spans] == [4, 16]
-    assert heard.answers == [dense.says(request) for request in heard.finished]
-    assert furthest(heard, dense) < TOLERANCE
+        heard = listen(llm, pictures_and_none(), TOKENS)
+    check_pictures(heard, DenseDraft(target, draft), [[16], [4, 16], []])
 
 
 def test_states_of_other_layers(llava, plainly, tmp_path):
@@ -168,12 +136,6 @@ def test_latents_that_grow_with_the_picture(tmp_path):
     target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl")
     shape = {"compressor": "placed", "visual_features": "embeddings", "num_latents": 2, "pool_length": 7, "latent_positions": 7}
     draft = draft_for(target, tmp_path / "draft", noticing=True, **shape)
-    image = "<|vision_start|><|image_pad|><|vision_end|>"
-    pictures = {"image": [noise_image(2, 32), noise_image(3, 64)]}
-    prompts = [{"prompt": f"user: {image} or {image}? ", "multi_modal_data": pictures}]
     with v2.engine(target, draft, TREES, max_num_batched_tokens=19, limit_mm_per_prompt={"image": 2, "video": 0}) as llm:
-        heard = listen(llm, prompts, TOKENS)
-    dense = DenseDraft(target, draft)
-    assert dense.rows(heard.finished[0]) == len(heard.finished[0].token_ids) - 1 - 20 + 4 * 2
-    assert heard.answers == [dense.says(request) for request in heard.finished]
-    assert furthest(heard, dense) < TOLERANCE
+        heard = listen(llm, pictures_and_none(), TOKENS)
+    check_pictures(heard, DenseDraft(target, draft), [[5, 5, 6], [4, 5, 5, 6], []])

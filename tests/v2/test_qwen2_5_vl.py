@@ -1,38 +1,15 @@
 """Qwen2.5-VL's architecture: M-RoPE, images of different sizes, real video input, and side paths in all of them."""
 
-import numpy as np
 import pytest
-from engines import answers, draft_stats, greedy, noise_image, runner
+from engines import answers, draft_stats, greedy, runner
+from qwen import pictures_and_videos
 from tiny_models import draft_for, tiny_qwen2_5_vl
 from v2 import engine
 
-IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
-VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 LIMITS = {"limit_mm_per_prompt": {"image": 2, "video": 1}}
 TOKENS = 32
 # Patches of 8 pixels, merged four by four, and two frames to one; no image over 64 x 64; 4 latents each.
 VISUAL_TOKENS, LATENTS = 16 + 4 + 16 + 3 * 9, 4 * 4
-
-
-def video(frames, size, seed):
-    pixels = np.random.default_rng(seed).integers(0, 255, (frames, size, size, 3), dtype=np.uint8)
-    metadata = {
-        "fps": 2.0, "duration": frames / 2, "total_num_frames": frames, "frames_indices": list(range(frames)),
-        "video_backend": "opencv", "do_sample_frames": False,
-    }  # fmt: skip
-    return pixels, metadata
-
-
-def prompts():
-    def images(*seed_sizes):
-        return {"image": [noise_image(seed, size) for seed, size in seed_sizes]}
-
-    return [
-        {"prompt": f"user: {IMAGE} what? assistant: ", "multi_modal_data": images((1, 64))},
-        {"prompt": f"user: {IMAGE} or {IMAGE}? assistant: ", "multi_modal_data": images((2, 32), (3, 96))},
-        {"prompt": f"user: {VIDEO} what moves? assistant: ", "multi_modal_data": {"video": [video(6, 48, 4)]}},
-        "user: only words. assistant: ",
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +25,12 @@ def draft(target, tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(target):
     with engine(target, **LIMITS) as llm:
-        return answers(llm, prompts(), greedy(TOKENS))
+        return answers(llm, pictures_and_videos(), greedy(TOKENS))
 
 
 def test_side_paths_count_depths_in_all_three_positions(target, draft, plain, misranking):
     with engine(target, draft, max_num_batched_tokens=48, **LIMITS) as llm:
-        assert answers(llm, prompts(), greedy(TOKENS)) == plain
+        assert answers(llm, pictures_and_videos(), greedy(TOKENS)) == plain
         stats = draft_stats(llm)
         assert (stats["visual_tokens"], stats["latents"]) == (VISUAL_TOKENS, LATENTS)
         assert stats["moved"] > 20
@@ -71,4 +48,4 @@ def test_without_the_correction_answers_differ(target, draft, plain, misranking)
             return inputs
 
         ours.model_state.prepare_inputs = uncorrected
-        assert answers(llm, prompts(), greedy(TOKENS)) != plain
+        assert answers(llm, pictures_and_videos(), greedy(TOKENS)) != plain

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.train.ablation import Ground, run_row, table_rows
 from vllm_specflash.train.ablation_table import markdown
 from vllm_specflash.train.loss import LossOptions

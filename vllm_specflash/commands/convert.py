@@ -7,8 +7,8 @@ from typing import Annotated
 import torch
 import typer
 
-from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.report import print_conversion
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.train.convert import convert_authors_checkpoint
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.train.target import target_config, target_name

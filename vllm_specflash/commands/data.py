@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.commands.report import print_skipped
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.generate import GenerationOptions, generate_answers
 from vllm_specflash.train.images import images_below

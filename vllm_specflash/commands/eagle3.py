@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.commands.report import print_acceptance
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.eagle3_recipe import Eagle3Options, train_eagle3
 

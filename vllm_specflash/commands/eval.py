@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.report import print_acceptance, print_comparison, print_skipped
 from vllm_specflash.config import MAX_SPECULATIVE_TOKENS
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.bench.option import DTYPES
 from vllm_specflash.lab.cache import cache_root
 from vllm_specflash.train.allocator import keep_freed_memory

@@ -9,9 +9,9 @@ from typing import Annotated
 import torch
 import typer
 
-from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.bench.console import announcer, wide_console
 from vllm_specflash.lab.bench.device import device
 from vllm_specflash.lab.bench.engine import EngineFailed

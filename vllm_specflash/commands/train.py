@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vllm_specflash.commands.errors import one_sentence_errors
 from vllm_specflash.commands.options import with_options
 from vllm_specflash.commands.report import print_acceptance, print_skipped
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.recipe import RecipeOptions, train_draft
 from vllm_specflash.train.shape import DraftOptions

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.bench.device import device
 from vllm_specflash.lab.demo.sight_time import milliseconds
 from vllm_specflash.train.provenance import write_provenance
@@ -71,6 +72,7 @@ class Case:
         return draft_attention(*self._arguments, max_visible=self.rows)
 
 
+@one_sentence_errors()
 def main(
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
     tokens: Annotated[list[int], typer.Option(help="Visual tokens in the context, in whole pictures; may be repeated.", min=1)] = [1024, 2048, 4096, 8192],

@@ -20,6 +20,7 @@ import torch
 import typer
 
 from vllm_specflash.engine.v2 import verifier
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.bench.device import device
 from vllm_specflash.lab.bench.launches import as_vllm, decode_step
 from vllm_specflash.lab.bench.random_draft import default_draft
@@ -59,6 +60,7 @@ def milliseconds(requests: int, context: int, nodes: int, steps: int) -> dict[st
     return {name: {"median": statistics.median(times[3:]), "least": min(times[3:])} for name, times in taken.items()}
 
 
+@one_sentence_errors()
 def main(
     requests: Annotated[int, typer.Option(help="That decode.")] = 64,
     context: Annotated[int, typer.Option(help="Tokens of each.")] = 4096,

@@ -20,6 +20,7 @@ import typer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vllm_specflash.engine.v2 import verifier
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.bench.random_draft import default_draft
 from vllm_specflash.lab.bench.stand_in import SMALL, DecodeStep
 from vllm_specflash.train.provenance import write_provenance
@@ -104,6 +105,7 @@ def as_vllm(num_sampled: torch.Tensor, *_) -> tuple[torch.Tensor, torch.Tensor]:
     return num_sampled, num_sampled
 
 
+@one_sentence_errors()
 def main(
     requests: Annotated[int, typer.Option(help="That decode.")] = 64,
     context: Annotated[int, typer.Option(help="Tokens of each.")] = 4096,

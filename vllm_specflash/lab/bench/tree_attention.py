@@ -22,6 +22,7 @@ from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 from vllm_specflash.config import TREE_BLOCK_SIZE
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.v1.attention import SidePaths
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.tree.build import best_trees
 from vllm_specflash.tree.layout import lay_out
@@ -106,6 +107,7 @@ def microseconds(run, repeats: int) -> float:
     return 1e6 * statistics.median(taken)
 
 
+@one_sentence_errors()
 def main(
     nodes: Annotated[int, typer.Option(help="Tokens per request, the root counted.")] = 16,
     repeats: Annotated[int, typer.Option(min=10, help="Calls per figure, chain and tree in turns.")] = 60,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft, core
 from vllm_specflash.engine.hooks import replaced
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.bench.device import device
 from vllm_specflash.lab.bench.targets import Target, find_target
 from vllm_specflash.lab.cache import cache_root
@@ -108,6 +109,7 @@ class Engine:
         self.llm.llm_engine.engine_core.shutdown()
 
 
+@one_sentence_errors()
 def main(
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
     pictures: Annotated[list[int], typer.Option(help="Pictures in the prompt, 64 visual tokens each; may be repeated.")] = [1, 4, 8, 16, 32, 64],

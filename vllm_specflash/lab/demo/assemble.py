@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 
 from vllm_specflash.lab.cache import build_once, cache_root
-from vllm_specflash.lab.checkout import WEIGHTS, required
+from vllm_specflash.lab.checkout import WEIGHTS
+from vllm_specflash.lab.demo.parts import LORA, PROJECTOR, TOWER, part, tensors_of
 from vllm_specflash.lab.demo.smollm2 import load_language_model, load_tokenizer
-
-TOWER, PROJECTOR, LORA = (f"{part}.safetensors" for part in ("tower", "projector", "lora"))
 
 # SmolLM2's template, without its default system prompt and with image parts: each picture is a line of its own.
 CHAT_TEMPLATE = """\
@@ -26,12 +25,6 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
-
-
-def part(weights: Path, name: str) -> Path:
-    """One of a target's files. A tower may be the shipped target's, as that of the one which reads sheets is."""
-    own = required(weights) / name
-    return required(WEIGHTS / name if name == TOWER and not own.exists() else own)
 
 
 def text_target(cache_dir: str | os.PathLike | None = None) -> Path:
@@ -63,18 +56,19 @@ def demo_name(weights: Path = WEIGHTS) -> str:
 
 
 def _build_llava(folder: Path, weights: Path) -> None:
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     from vllm_specflash.lab.demo.lora import merge_lora
 
+    tower, projector, lora = (tensors_of(part(weights, name)) for name in (TOWER, PROJECTOR, LORA))
     text = load_language_model()
-    merge_lora(text, load_file(part(weights, LORA)))
+    merge_lora(text, lora)
     tensors = {f"language_model.{name}": tensor for name, tensor in text.state_dict().items() if name != "lm_head.weight"}
     # The names of published LLaVA checkpoints, which both transformers and every supported vLLM read; transformers 5
     # itself would save "vision_tower.embeddings...", which vLLM 0.32 does not know.
-    for name, tensor in load_file(part(weights, TOWER)).items():
+    for name, tensor in tower.items():
         tensors[f"vision_tower.vision_model.{name}"] = tensor
-    for name, tensor in load_file(part(weights, PROJECTOR)).items():
+    for name, tensor in projector.items():
         tensors[f"multi_modal_projector.{name}"] = tensor
     tensors = {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

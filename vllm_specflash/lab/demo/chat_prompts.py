@@ -12,6 +12,8 @@ import json
 import random
 from pathlib import Path
 
+from vllm_specflash.errors import one_sentence_errors
+
 HELD_OUT_COUNT = 124
 HELD_OUT_SEED = 20_001
 TRAINING_SEED = 7
@@ -318,6 +320,7 @@ def training_prompts(count: int) -> list[dict]:
     return [{"id": f"chat-train-{i:05d}", "task": "chat", "messages": m} for i, m in enumerate(conversations)]
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)

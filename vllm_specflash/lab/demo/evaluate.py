@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.checkout import WEIGHTS
 from vllm_specflash.lab.demo import clip_language, scene_language, sheet_language
 from vllm_specflash.lab.demo.assemble import demo_name, demo_target
@@ -158,6 +159,7 @@ def answer_with_vllm(folder: Path, asked: list[tuple[Scene | Clip | Sheet, str]]
         yield output.outputs[0].text
 
 
+@one_sentence_errors()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")

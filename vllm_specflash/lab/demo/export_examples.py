@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.demo import clip_language, scene_language, sheet_language
 from vllm_specflash.lab.demo.clips import sample_clip
 from vllm_specflash.lab.demo.scenes import sample_scene
@@ -21,6 +22,7 @@ from vllm_specflash.lab.demo.split import sample_in
 SCENES, CLIPS, SHEETS, MIN_TOKENS = 24, 8, 8, 64
 
 
+@one_sentence_errors()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)

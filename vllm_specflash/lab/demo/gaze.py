@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.checkout import SHEET_READER
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, asking, picture_prefix
 from vllm_specflash.lab.demo.projector import PATCH_CELLS
@@ -53,6 +54,7 @@ def gazes(states: DemoStates, pages: int) -> Iterator[np.ndarray]:
             yield np.stack([seen[:, :, PATCH_CELLS == one].sum(-1).numpy() for one in (cell, cell + 1)])
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, default=SHEET_READER, help="the target's tower, projector and LoRA")

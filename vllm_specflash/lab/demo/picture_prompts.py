@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.progress import track
 
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.demo.prompts import picture_prompts
 
 
@@ -30,6 +31,7 @@ def write_prompts(out: Path, count: int, seed: int = 0, **shares: float) -> Path
     return path
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)

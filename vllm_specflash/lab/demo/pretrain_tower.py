@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.demo.canvas import CELL, COLOURS, IMAGE, UNSURE, Placed, draw_with_labels
 from vllm_specflash.lab.demo.pictograms import NAMES
 from vllm_specflash.lab.demo.tower import HIDDEN, build_tower, patch_features, pixels
@@ -93,6 +94,7 @@ def learning_rate(step: int) -> float:
     return PEAK_LR * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+@one_sentence_errors()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)

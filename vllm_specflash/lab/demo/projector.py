@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.demo.canvas import COLOURS, GRID, IMAGE, UNSURE, cell_of
 from vllm_specflash.lab.demo.pictograms import NAMES
+from vllm_specflash.lab.demo.parts import PROJECTOR, TOWER, tensors_of
 from vllm_specflash.lab.demo.pretrain_tower import batch
 from vllm_specflash.lab.demo.smollm2 import load_language_model, load_tokenizer
 from vllm_specflash.lab.demo.tower import HIDDEN, build_tower, patch_features
@@ -71,7 +73,7 @@ class WordTargets:
 
 def load_tower(folder: Path):
     tower = build_tower()
-    tower.load_state_dict(load_file(folder / "tower.safetensors"))
+    tower.load_state_dict(tensors_of(folder / TOWER))
     return tower.eval().requires_grad_(False)
 
 
@@ -107,6 +109,7 @@ def fit(projector: Projector, features: torch.Tensor, wanted: torch.Tensor, show
             print(f"step {step} variance of objects explained {explained:.3f} {time.time() - began:.0f} s", flush=True)
 
 
+@one_sentence_errors()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -118,7 +121,7 @@ def main():
     features, labels, places, colours, cells = labelled_features(load_tower(arguments.folder))
     projector = Projector()
     fit(projector, features, targets(labels, places, colours, cells), labels > 0)
-    save_file(projector.state_dict(), arguments.folder / "projector.safetensors")
+    save_file(projector.state_dict(), arguments.folder / PROJECTOR)
 
 
 if __name__ == "__main__":

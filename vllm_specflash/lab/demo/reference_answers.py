@@ -11,24 +11,36 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from vllm_specflash.config import SpecFlashError
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.demo.prompts import picture_prompts
 from vllm_specflash.train.answers import Answer, AnswerFolder
 from vllm_specflash.train.prompts import read_prompts
+from vllm_specflash.train.target import target_config
 
 
 def write_references(target: str, prompts: Path, out: Path, count: int, seed: int = 0) -> None:
-    """One shard of `count` answers, each prompt's reference in the target's tokens, ended as the target ends its own."""
+    """One shard of `count` answers, each prompt's reference in the target's tokens, ended as the target ends its own.
+
+    Raises:
+        SpecFlashError: there is no such target, or the prompts are of another seed.
+        OSError: the prompts cannot be read.
+    """
+    target_config(target)
     tokenizer = AutoTokenizer.from_pretrained(target)
     answers = []
     asked = read_prompts(prompts, Counter())
     for prompt, drawn in zip(asked, picture_prompts(count, seed), strict=False):
         if drawn["prompt"] not in prompt.text:
-            raise ValueError(f"{prompts} was not made with seed {seed}: {prompt.id} asks something else.")
+            raise SpecFlashError(
+                f"{prompts} was not made with seed {seed}, of which {prompt.id} asks something else: give its own seed with --seed."
+            )
         ids = tokenizer(drawn["reference"], add_special_tokens=False)["input_ids"]
         answers.append(Answer(prompt, [*ids, tokenizer.eos_token_id], drawn["reference"], 0.0))
     AnswerFolder(out).append(answers)
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--target", required=True)

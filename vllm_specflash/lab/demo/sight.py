@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.checkout import SHEET_READER
 from vllm_specflash.lab.demo.assemble import demo_name
 from vllm_specflash.lab.demo.pictograms import NAMES
@@ -224,6 +225,7 @@ def _count(text: str) -> tuple[str, tuple[int, int]]:
     return kind, (int(number), COUNTS[kind][1])
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the states and of the finished rows")

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import track
-from safetensors.torch import load_file
 from torch import Tensor
 
-from vllm_specflash.lab.demo.assemble import LORA, PROJECTOR, TOWER, part
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, IMAGE_TOKENS, Example, collate, example
 from vllm_specflash.lab.demo.lora import merge_lora
+from vllm_specflash.lab.demo.parts import LORA, PROJECTOR, TOWER, part, tensors_of
 from vllm_specflash.lab.demo.projector import Projector, load_tower
 from vllm_specflash.lab.demo.smollm2 import load_language_model, load_tokenizer
 from vllm_specflash.lab.demo.train_lora import visual_embeddings
@@ -47,11 +46,11 @@ class DemoStates:
     """The target out of a folder with its tower, projector and LoRA, as they ship."""
 
     def __init__(self, weights: Path):
-        self.model, self.tokenizer = load_language_model(), load_tokenizer()
-        merge_lora(self.model, load_file(part(weights, LORA)))
-        self.model.eval().requires_grad_(False)
+        lora, projector = (tensors_of(part(weights, name)) for name in (LORA, PROJECTOR))
         self.tower, self.projector = load_tower(part(weights, TOWER).parent), Projector()
-        projector = load_file(part(weights, PROJECTOR))
+        self.model, self.tokenizer = load_language_model(), load_tokenizer()
+        merge_lora(self.model, lora)
+        self.model.eval().requires_grad_(False)
         self.projector.load_state_dict({name: tensor.float() for name, tensor in projector.items()})
 
     @property

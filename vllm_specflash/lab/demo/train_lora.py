@@ -16,10 +16,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, batch
 from vllm_specflash.lab.demo.lora import add_lora
+from vllm_specflash.lab.demo.parts import LORA, PROJECTOR, tensors_of
 from vllm_specflash.lab.demo.projector import Projector, load_tower
 from vllm_specflash.lab.demo.smollm2 import load_language_model, load_tokenizer
 from vllm_specflash.lab.demo.tower import patch_features, pixels
@@ -59,10 +61,11 @@ def save(folder: Path, step: int, lora, projector, optimizer) -> None:
     torch.save(state, folder / "lora.tmp")
     os.replace(folder / "lora.tmp", folder / "lora.pt")
     (folder / "final").mkdir(exist_ok=True)
-    save_file({name: p.detach().contiguous() for name, p in lora.items()}, folder / "final" / "lora.safetensors")
-    save_file(projector.state_dict(), folder / "final" / "projector.safetensors")
+    save_file({name: p.detach().contiguous() for name, p in lora.items()}, folder / "final" / LORA)
+    save_file(projector.state_dict(), folder / "final" / PROJECTOR)
 
 
+@one_sentence_errors()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -92,9 +95,9 @@ def main():
         projector.load_state_dict(state["projector"])
         optimizer.load_state_dict(state["optimizer"])
     else:
-        projector.load_state_dict(load_file(folder / "projector.safetensors"))
-        if (folder / "lora.safetensors").exists():
-            for name, value in load_file(folder / "lora.safetensors").items():
+        projector.load_state_dict(tensors_of(folder / PROJECTOR))
+        if (folder / LORA).exists():
+            for name, value in tensors_of(folder / LORA).items():
                 lora[name].data.copy_(value)
     began, tokens = time.time(), 0
     for step in range(start, arguments.steps):

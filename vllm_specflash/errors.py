@@ -1,10 +1,10 @@
 """What a user can put right is said in one sentence; everything else keeps its traceback."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-import typer
 from rich.console import Console
 
 from vllm_specflash.config import SpecFlashError
@@ -12,7 +12,10 @@ from vllm_specflash.config import SpecFlashError
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Print the sentence of a SpecFlashError, or one about the file of an OSError, to stderr and exit with 1."""
+    """Print the sentence of a SpecFlashError, or one about the file of an OSError, to stderr and exit with 1.
+
+    Around a block of a command, or as a decorator of the `main` of what runs by `python -m`.
+    """
     try:
         yield
     except SpecFlashError as error:
@@ -26,4 +29,5 @@ def one_sentence_errors() -> Iterator[None]:
 
 def _end(sentence: str) -> NoReturn:
     Console(stderr=True, soft_wrap=True).print(sentence, style="red", markup=False, highlight=False)
-    raise typer.Exit(1) from None
+    # Not typer's own exit: not all that runs by `python -m` is a typer command.
+    sys.exit(1)
