@@ -169,8 +169,13 @@ def _simulated(task: str, shape: str) -> float:
 
 
 def sight(file: str, name: str, what: str = "tau") -> str:
-    """Tau, or `names` that a draft gave, or `rows` it attends to: a row of the table of sight, its name with dashes; of several seeds the mean."""
-    found = [next(iter(one["tasks"].values())) for one in record(file)["rows"] if re.sub(r"\W+", "-", one["row"]) == name]
+    """Tau, or `names` that a draft gave, or `rows` it attends to: a row of the table of sight, its name with dashes; of several seeds the mean.
+
+    Where a file has several tasks, one is named: FILE:TASK.
+    """
+    file, _, task = file.partition(":")
+    rows = [one["tasks"] for one in record(file)["rows"] if re.sub(r"\W+", "-", one["row"]) == name]
+    found = [tasks[task] if task else next(iter(tasks.values())) for tasks in rows]
     if what == "tau":
         return f"{mean(one['tau'] for one in found):.2f}"
     return f"{mean(one['names_drafted'] for one in found):.0%}" if what == "names" else f"{mean(one['attended_rows'] for one in found):.0f}"
