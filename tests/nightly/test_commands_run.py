@@ -44,7 +44,9 @@ SMALLER = {
     # So short that memory is still that of the first steps: its growth is not judged.
     "specflash soak": "--target TARGET --task chat --data DATA --minutes 0.2 --clients 2 --prompts 4 --max-tokens 12 --max-model-len 256 "
     "--enforce-eager --settle-minutes 1 --kv-cache-mib 64",
-    "specflash predict": "--max-tokens 8 --max-model-len 128 --dtype float32 --kv-cache-gib 0.05 --enforce-eager",
+    # The default prompts, a token a character; eight answers, of which a twentieth would be none.
+    "specflash predict": "--max-tokens 8 --max-model-len 1024 --held-out-share 1 --dtype float32 --kv-cache-gib 0.05 "
+    "--enforce-eager",
     "specflash data": "--max-tokens 8 --max-model-len 128 --sampled-share 0",
     "specflash train": "--epochs 1 --warmup-steps 1 --held-out-share 0.5",
     "specflash eval": "--held-out-share 1 --limit 4",

@@ -30,7 +30,7 @@ def test_supported_range_is_that_of_compat():
 
 
 def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+    links = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README)
     assert links and all((ROOT / link).exists() for link in links)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vllm_specflash.commands.options import with_options
+from vllm_specflash.commands.shared import Data
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.engine.synthetic import SYNTHETIC_WARNING
 from vllm_specflash.lab.bench.console import announcer, wide_console
@@ -47,7 +48,7 @@ def run(
     ] = None,
     batch_size: Annotated[list[int], typer.Option(min=1, help="Requests at a time; may be repeated.")] = [1, 8],
     max_minutes: Annotated[float, typer.Option(min=0, help="Measure a target no longer than this, beyond the first repeat; repeat to go on.")] = 60,
-    data: Annotated[Path, typer.Option(help="Folder of jsonl files with prompts.")] = EXAMPLE_DATA,
+    data: Data = EXAMPLE_DATA,
     out: Annotated[Path, typer.Option(help="JSON file; the same command continues an unfinished one.")] = Path("bench.json"),
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
 ) -> None:

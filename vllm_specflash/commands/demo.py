@@ -1,11 +1,9 @@
 """specflash demo: plain vLLM and SpecFLASH side by side on the shipped targets and prompts."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from vllm_specflash.commands.options import with_options
+from vllm_specflash.commands.shared import Data
 from vllm_specflash.lab.bench.console import wide_console
 from vllm_specflash.lab.bench.demo import DemoOptions, run_demo
 from vllm_specflash.lab.bench.engine import EngineFailed
@@ -13,10 +11,7 @@ from vllm_specflash.lab.checkout import EXAMPLE_DATA
 
 
 @with_options(options=DemoOptions)
-def run(
-    options: DemoOptions,
-    data: Annotated[Path, typer.Option(help="Folder of jsonl files with prompts.")] = EXAMPLE_DATA,
-) -> None:
+def run(options: DemoOptions, data: Data = EXAMPLE_DATA) -> None:
     console = wide_console()
     try:
         found = run_demo(options, data, console)

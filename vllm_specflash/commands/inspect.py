@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vllm_specflash.commands.options import with_options
+from vllm_specflash.commands.shared import Draft
 from vllm_specflash.lab.bench.console import wide_console
 from vllm_specflash.lab.bench.targets import find_target
 from vllm_specflash.lab.inspection.answer import AnswerOptions, inspect_answer
@@ -22,7 +23,7 @@ def run(
     target: Annotated[
         str, typer.Option(help="Demo target (scenes, smollm2, sheets for pages of 9 pictograms), folder or hub id.")
     ] = "scenes",
-    draft: Annotated[str | None, typer.Option(help="SpecFLASH draft; default: the one shipped or found.")] = None,
+    draft: Draft = None,
     out: Annotated[Path, typer.Option(help="HTML file.")] = Path("inspect.html"),
 ) -> None:
     # As in the benchmark: on few cores a process of its own would only cost the model time.

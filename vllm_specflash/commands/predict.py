@@ -10,6 +10,7 @@ import torch
 import typer
 
 from vllm_specflash.commands.options import with_options
+from vllm_specflash.commands.shared import ResultFile
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.bench.console import announcer, wide_console
@@ -34,7 +35,7 @@ def run(
     draft: Annotated[str | None, typer.Option(help="A trained draft; its own cost, and with --data its own acceptance.")] = None,
     data: Annotated[list[Path], typer.Option(help="Answers from `specflash data`, to measure --draft's acceptance on.")] = [],
     held_out_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the answers that training held out; 1: all.")] = 0.05,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    out: ResultFile = None,
     plot: Annotated[Path | None, typer.Option(help="SVG file for the plot.")] = None,
 ) -> None:
     console, began = wide_console(), time.monotonic()

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vllm_specflash.commands.options import with_options
+from vllm_specflash.commands.shared import Data, Draft, ResultFile
 from vllm_specflash.lab.bench.console import announcer, wide_console
 from vllm_specflash.lab.bench.device import device
 from vllm_specflash.lab.bench.document import Document, read
@@ -29,10 +30,10 @@ def run(
     options: ServedOptions,
     benchmark: Annotated[Path, typer.Argument(help="JSON file of specflash bench, for prompts and settings.")],
     target: Annotated[str, typer.Option(help="Demo target, folder or hub id; as in the benchmark.")] = "scenes",
-    draft: Annotated[str | None, typer.Option(help="SpecFLASH draft; default: the one shipped or found.")] = None,
+    draft: Draft = None,
     task: Annotated[list[str], typer.Option(help="Tasks; may be repeated; default: the target's own.")] = [],
-    data: Annotated[Path, typer.Option(help="Folder of jsonl files with prompts.")] = EXAMPLE_DATA,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    data: Data = EXAMPLE_DATA,
+    out: ResultFile = None,
 ) -> None:
     console, began = wide_console(), time.monotonic()
     try:

@@ -2,12 +2,12 @@
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vllm_specflash.commands.options import with_options
+from vllm_specflash.commands.shared import Data, Draft, ResultFile, TasksInTurns
 from vllm_specflash.lab.bench.console import announcer, wide_console
 from vllm_specflash.lab.bench.device import device
 from vllm_specflash.lab.bench.engine import EngineFailed
@@ -25,14 +25,10 @@ from vllm_specflash.train.provenance import provenance
 def run(
     options: SoakOptions,
     target: Annotated[str, typer.Option(help="Demo target (scenes, sheets, smollm2), folder or hub id.")] = "scenes",
-    draft: Annotated[str | None, typer.Option(help="SpecFLASH draft; default: the one shipped or found.")] = None,
-    task: Annotated[list[str], typer.Option(help="Tasks of --data, asked in turns; may be repeated.")] = [
-        "scenes",
-        "clips",
-        "chat",
-    ],
-    data: Annotated[Path, typer.Option(help="Folder of jsonl files with prompts.")] = EXAMPLE_DATA,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    draft: Draft = None,
+    task: TasksInTurns = ["scenes", "clips", "chat"],
+    data: Data = EXAMPLE_DATA,
+    out: ResultFile = None,
 ) -> None:
     console, began = wide_console(), time.monotonic()
     try:
