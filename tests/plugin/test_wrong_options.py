@@ -42,7 +42,7 @@ def _said(*words: str) -> tuple[int, str]:
         (("soak", "--hostile", "-3"), LEAST_0),
         (("soak", "--abort-share", "1.5"), MOST_1),
         (("soak", "--sizing", "short"), "'short' is not one of 'auto', 'longest'"),
-        ((*TRAIN, "--visual-features", "pixels"), "'pixels' is not one of 'states', 'embeddings', 'both'"),
+        ((*TRAIN, "--visual-features", "pixels"), "'pixels' is not one of 'auto', 'states', 'embeddings', 'both'"),
         ((*TRAIN, "--schedule", "steep"), "'steep' is not one of"),
         ((*TRAIN, "--seed", "-1"), LEAST_0),
         ((*TRAIN, "--held-out-share", "2"), MOST_1),
@@ -138,7 +138,8 @@ def train(text_target, tmp_path):
 @pytest.mark.parametrize(
     "more, why",
     [
-        (("--visual-features", "both"), "--visual-features says what --compressor placed pools: give both, or leave it out."),
+        (("--pool-length", 8, "--compressor", "none"), "--pool-length cuts what is pooled, and --compressor none pools nothing"),
+        (("--visual-features", "both", "--compressor", "paper"), "--visual-features says what --compressor placed pools: give both, or leave it out."),
         (("--selector-width", 8, "--transition-rank", 0), "selector_width must not be negative, and needs a transition_rank"),
         (("--start-from", "DRAFT", "--start-selector-width", 8), "--start-selector-width needs a draft with a transition"),
         (("--target-layers", "2"), "--target-layers takes numbers from 0 to 1, by commas, not '2'."),

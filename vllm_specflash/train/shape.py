@@ -51,9 +51,9 @@ def layers_of(text: str, num_layers: int, flag: str = "--target-layers") -> list
 
 def seen_by(options: DraftOptions, sees: bool) -> dict[str, str]:
     """`compressor` and `visual_features` of a draft; of a target that sees nothing there is nothing to place."""
-    compressor = options.compressor if sees else "paper"
-    auto = "embeddings" if compressor == "placed" else "states"
-    return {"compressor": compressor, "visual_features": auto if options.visual_features == "auto" else options.visual_features}
+    if not sees or options.compressor != "placed":
+        return {"compressor": options.compressor if sees else "paper", "visual_features": "states"}
+    return {"compressor": "placed", "visual_features": "embeddings" if options.visual_features == "auto" else options.visual_features}
 
 
 def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> tuple[SpecFlashDraft, float]:
