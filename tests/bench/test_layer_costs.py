@@ -46,10 +46,11 @@ def test_rows_and_times_of_pictures_with_compression_and_without(image_target, t
     for draft in (image_target / "specflash", plain):
         engine = visual_context.Engine(Target("tiny", str(image_target), str(draft), ()), 2, 12)
         try:
-            found.append(engine.measure(pictures, 1))
+            found.append({**engine.measure(pictures, 1), **engine.ask(pictures, 12)})
         finally:
             engine.close()
     assert core.draft_attention is attend
-    assert all(0 < one["attention_ms"] < one["draft_ms"] < one["whole_ms"] for one in found)
+    # Of one answer: differences of two, which `measure` has, may be anything on a busy machine.
+    assert all(0 < one["attention"] < one["draft"] < one["whole"] and one["steps"] > 1 for one in found)
     # Sixteen visual tokens a picture become four latents.
     assert found[1]["attended_rows"] - found[0]["attended_rows"] == 2 * (16 - 4)
