@@ -26,11 +26,16 @@ class HiddenStateCapture:
         step: dict[str, Tensor] = {}
         self._captured: dict[str, list[tuple[int, Tensor]]] = {}
 
-        def keep(module, args, kwargs, hidden):
-            read = kwargs["inputs_embeds"][: len(hidden)] if inputs else hidden[:, :0]
-            step["told"] = torch.cat((hidden, read), dim=-1)
+        def keep_inputs(module, args, kwargs):
+            # A copy: the layers' first sum may be written over it.
+            step["read"] = kwargs["inputs_embeds"].clone()
 
-        runner.model.register_forward_hook(keep, with_kwargs=True)
+        def keep(module, args, hidden):
+            step["told"] = torch.cat((hidden, step["read"][: len(hidden)]), dim=-1) if inputs else hidden
+
+        if inputs:
+            runner.model.register_forward_pre_hook(keep_inputs, with_kwargs=True)
+        runner.model.register_forward_hook(keep)
         execute_model = runner.execute_model
 
         def execute_and_keep(scheduler_output, *args, **kwargs):
