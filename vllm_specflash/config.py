@@ -47,8 +47,8 @@ class SpecFlashOptions:
     )
     sizing: str = option(
         "auto",
-        "Size of each draft: 'auto' weighs chances of acceptance against what the batch's step costs, measured once "
-        "at start; 'longest' always drafts as much as it may.",
+        "Size of each draft: 'auto' weighs chances of acceptance against what the batch's step costs, measured when "
+        "such an engine first started; 'longest' always drafts as much as it may.",
     )
     min_confidence: float = option(
         0.02, "Tokens whose chance of being accepted, as the draft sees it, falls below this are not drafted. On CPUs without Triton."

@@ -88,7 +88,7 @@ def test_a_long_span_is_cut_into_the_fewest_pieces_of_like_length(gaps_and_lengt
     for start, length in spans:
         of_span = [n for begin, n in pieces if start <= begin < start + length]
         assert len(of_span) == -(-length // longest) and max(of_span) <= longest and max(of_span) - min(of_span) <= 1
-    assert Pooling(4).cut(spans) == spans
+    assert Pooling(4).cut(spans) == Pooling(0, longest).cut(spans) == spans
 
 
 def test_a_place_is_the_same_share_of_a_span_of_any_length():

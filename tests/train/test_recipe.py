@@ -111,6 +111,8 @@ def test_features_of_more_layers_serve_those_who_want_fewer(tmp_path, llama, lla
         wanted = torch.cat([parts["last"], *(parts[layer] for layer in layers)], dim=-1)
         for sample, states in zip(samples[:2], wanted, strict=False):
             assert torch.equal(cache.hidden(sample.id), states[: len(sample)])
+    with pytest.raises(ValueError, match="holds features of llama-layer1-layer0, not of llama-layer0: "):
+        FeatureCache(tmp_path, 128, "llama", [0], exactly=True)
     # Who wants fewer fills it with all of them.
     target.layers, target.path = [0], "llama"
     cache = FeatureCache(tmp_path, 128, target.name, target.layers)

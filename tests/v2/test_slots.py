@@ -12,12 +12,16 @@ from vllm_specflash.engine.v2.slots import MAX_PIECES, MAX_SPANS, SlotTables, sp
 @pytest.mark.parametrize(
     "pooling, positions, room",
     [
-        (None, 4096, MAX_SPANS), (Pooling(16), 4096, MAX_SPANS), (Pooling(16, 64), 1024, MAX_SPANS), (Pooling(16, 64), 4096, 64),
-        (Pooling(16, 64), 5000, 128), (Pooling(16, 8), 1 << 20, MAX_PIECES),
+        (None, 4096, MAX_SPANS), (Pooling(16), 4096, MAX_SPANS), (Pooling(0, 64), 4096, MAX_SPANS), (Pooling(16, 64), 1024, 64),
+        (Pooling(16, 64), 2048, 128), (Pooling(16, 64), 5000, 256), (Pooling(16, 8), 1 << 20, MAX_PIECES),
     ],
 )  # fmt: skip
 def test_there_is_room_for_a_context_full_of_pieces(pooling, positions, room):
     assert spans_for(pooling, positions) == room
+    if pooling is not None and pooling.longest and pooling.latents and room < MAX_PIECES:
+        # As many as fit, each just long enough to be cut in two.
+        spans = [(at, pooling.longest + 1) for at in range(0, positions - pooling.longest, pooling.longest + 1)]
+        assert len(pooling.cut(spans)) <= room
 
 
 @pytest.mark.parametrize("count, deepest", [(40, 5), (41, 0)])

@@ -35,11 +35,12 @@ class Pooling:
 
     def cut(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Pieces of spans, both as (start, length)."""
-        if self.longest is None:
+        # What leaves nothing is hidden as a whole.
+        if self.longest is None or not self.latents:
             return list(spans)
         pieces = []
         for start, length in spans:
-            count = -(-length // self.longest)
+            count = max(1, -(-length // self.longest))
             bounds = [start + length * i // count for i in range(count + 1)]
             pieces += [(a, b - a) for a, b in zip(bounds, bounds[1:])]
         return pieces

@@ -60,27 +60,35 @@ class StepCosts:
     VLLM_DISABLE_COMPILE_CACHE switches it off, as it does vLLM's own.
 
     Attributes:
-        path: where it is, or would be.
+        path: where it is, or would be; None for an engine that nothing can be kept for.
     """
 
     def __init__(self, vllm_config):
-        self._identity = identity_of(vllm_config)
-        digest = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()
-        self.path = folder() / f"{digest[:20]}.json"
+        self.path: Path | None = None
+        if envs.VLLM_DISABLE_COMPILE_CACHE:
+            return
+        # A configuration may hold things that have no digest: no reason not to start.
+        try:
+            self._identity = identity_of(vllm_config)
+            digest = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()
+            self.path = folder() / f"{digest[:20]}.json"
+        except Exception:
+            logger.debug("SpecFLASH keeps nothing of what it measures of this engine.", exc_info=True)
 
     def read(self) -> dict | None:
         """What `write` was given, by this process or an earlier one; None where there is nothing whole."""
-        if envs.VLLM_DISABLE_COMPILE_CACHE:
+        if self.path is None:
             return None
         try:
             kept = json.loads(self.path.read_text(encoding="utf-8"))
-            return kept["measured"] if kept["identity"] == self._identity else None
+            whole = kept["identity"] == self._identity and {"tokens", "seconds"} <= set(kept["measured"])
+            return kept["measured"] if whole else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def write(self, measured: dict) -> None:
         """Keep what was measured, numbers and lists of them by name. An engine whose cache cannot be written goes on without."""
-        if envs.VLLM_DISABLE_COMPILE_CACHE:
+        if self.path is None:
             return
         kept = {"identity": self._identity, "time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "measured": measured}
         scratch = self.path.with_suffix(f".{os.getpid()}")

@@ -34,19 +34,23 @@ class FeatureCache:
         hidden_size: D.
         target: its name.
         layers: whose inputs are wanted beside the final hidden states. A folder that has those of more of them will do.
+        exactly: it will not: whoever fills it has no others.
+
+    Raises:
+        SpecFlashError: the folder holds other features.
 
     Attributes:
         kept: layers whose inputs are in the folder, in their order there.
     """
 
-    def __init__(self, folder: Path, hidden_size: int, target: str, layers: Sequence[int] = ()):
+    def __init__(self, folder: Path, hidden_size: int, target: str, layers: Sequence[int] = (), exactly: bool = False):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         owner, name = self.folder / "target.txt", features_name(target, layers)
         if not owner.exists():
             owner.write_text(name)
         kept = _layers_in(owner.read_text(), target)
-        if kept is None or not set(layers) <= set(kept):
+        if kept is None or not set(layers) <= set(kept) or exactly and kept != list(layers):
             raise SpecFlashError(f"{folder} holds features of {owner.read_text()}, not of {name}: name another folder.")
         self.kept = kept
         blocks = [0, *(1 + kept.index(layer) for layer in layers)]

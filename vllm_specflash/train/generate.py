@@ -191,6 +191,10 @@ def generate_answers(
     writer = SelfPrompts(own, family, (answer.prompt for answer in folder), images) if own.self_prompts else None
     if not todo and not (writer and writer.remaining):
         return
+    if features is not None:
+        # Of targets that see, what their first layer reads too: compressors pool the projector's outputs.
+        layers = [0] if takes_images(config) else []
+        cache = FeatureCache(features, config.get_text_config().hidden_size, target_name(target), layers, exactly=True)
     limits = {"image": options.max_images} if images or any(prompt.image_paths for prompt in todo) else {}
     if any(prompt.video_paths for prompt in todo):
         limits["video"] = options.max_videos
@@ -209,9 +213,6 @@ def generate_answers(
         **({} if features is None else {"enable_prefix_caching": False, "worker_extension_cls": EXTENSION}),
     )
     if features is not None:
-        # Of targets that see, what their first layer reads too: compressors pool the projector's outputs.
-        layers = [0] if takes_images(config) else []
-        cache = FeatureCache(features, config.get_text_config().hidden_size, target_name(target), layers)
         llm.collective_rpc("start_capture", args=(bool(cache.kept),))
     todo = list(_without_unnamed_images(todo, _image_token(config, llm.get_tokenizer()), skipped))
     batches = list(_batches(iter(todo), options.batch))

@@ -18,7 +18,7 @@ MOST_ROUNDS, MEASURING_SECONDS = 5, 4.0
 def known_step_cost(runner) -> StepCost | None:
     """As an earlier start measured it; measured now where none did. All ranks of a target ask together; None but on the one that leads."""
     ranks = runner.drafter.ranks
-    kept = ranks.agree(StepCosts(runner.vllm_config).read() if ranks.leads else None)
+    kept = ranks.agree(StepCosts(runner.vllm_config).read())
     if kept is None:
         return measured_step_cost(runner)
     # What measuring does besides: no request is the first of its size.

@@ -19,8 +19,13 @@ def known_schedule(runner) -> list[tuple[int, int, int]]:
     """vLLM's num_speculative_tokens_per_batch_size for one of our V2 model runners, by what an earlier start measured or by what is
     measured now; all ranks of a target ask together."""
     ranks, costs = runner.speculator.draft.ranks, StepCosts(runner.vllm_config)
-    kept = ranks.agree(costs.read() if ranks.leads else None)
-    if kept is None:
+    kept = ranks.agree(costs.read())
+    if kept is not None:
+        # What measuring does besides: no request is the first of its size.
+        for size in kept["tokens"]:
+            runner._dummy_run(size)
+        runner.speculator.core.measure(runner.speculator.width, 1)
+    else:
         kept = ranks.agree(_measured(runner))
         if ranks.leads:
             costs.write(kept)

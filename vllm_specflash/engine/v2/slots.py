@@ -22,10 +22,11 @@ FAR = np.iinfo(np.int32).max
 
 def spans_for(pooling: Pooling | None, max_model_len: int) -> int:
     """Room for the spans of one request: what a draft cuts in pieces has as many as a context full of pictures leaves, within reason."""
-    if pooling is None or pooling.longest is None:
+    if pooling is None or pooling.longest is None or not pooling.latents:
         return MAX_SPANS
-    full = -(-max_model_len // pooling.longest)
-    return min(MAX_PIECES, max(MAX_SPANS, 1 << (full - 1).bit_length()))
+    # Two pieces are longer than `longest` together, and each span may end with one of its own.
+    full = MAX_SPANS + 2 * max_model_len // (pooling.longest + 1)
+    return min(MAX_PIECES, 1 << (full - 1).bit_length())
 
 
 class SlotTables:

@@ -60,7 +60,7 @@ def examine_step_costs(target: str, draft: str | None) -> Finding:
         return Finding("step costs", OK, "none kept: the first start measures what steps take, in some seconds")
     newest = kept[0]["measured"]
     steps = ", ".join(f"{n}: {1e3 * s:.1f} ms" for n, s in zip(newest["tokens"], newest["seconds"]) if n in (1, 8, 32, 128))
-    settings = "the default settings among them" if StepCosts(engine_config(target, draft)).path.exists() else "none with the default settings"
+    settings = "the default settings among them" if StepCosts(engine_config(target, draft)).read() else "none with the default settings"
     return Finding(
         "step costs", OK,
         f"kept for {len(kept)} way{'s' * (len(kept) > 1)} of serving it, {settings}; the newest, of {kept[0]['time'][:10]}, by tokens a step: {steps}",
