@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -321,3 +323,10 @@ def test_it_shows_what_steps_were_measured_to_take(pair, monkeypatch, tmp_path):
     assert said().endswith("by tokens a step: 1: 15.2 ms, 8: 31.1 ms")
     costs.path.rename(costs.path.with_stem("other"))
     assert "none with the default settings" in said()
+
+
+def test_the_machine_is_named_where_vllm_does_not_import():
+    """A broken vLLM is told on the line of vLLM, and not on the machine's."""
+    code = "import sys; sys.modules['vllm'] = None; from vllm_specflash.lab.bench.device import device; print(device()['cpu'])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.strip(), run.stderr[-2000:]

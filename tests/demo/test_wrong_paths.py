@@ -48,6 +48,17 @@ def test_weights_that_are_not_there_are_not_looked_into(ended, module):
     assert ended(module, "--weights nowhere --out out") == f"There is no file nowhere/{LORA}: {NAME_ONE}"
 
 
+@pytest.mark.parametrize("count", ["page", "page=", "page=0", "page=few", "house=3"])
+def test_a_count_is_of_a_kind_of_pictures(monkeypatch, capsys, count):
+    from vllm_specflash.lab.demo import sight
+
+    monkeypatch.setattr("sys.argv", ["sight", "--out", "out", "--count", count])
+    with pytest.raises(SystemExit) as end:
+        sight.main()
+    assert end.value.code == 2
+    assert f"{count!r} is not KIND=N, N pictures of one of page, sheet, scene, clip" in capsys.readouterr().err
+
+
 def test_a_work_folder_without_all_parts_does_not_ship(ended, tmp_path):
     save_file({}, tmp_path / "empty" / TOWER)
     assert ended("ship", "empty --to shipped") == f"There is no file empty/final/{PROJECTOR}: {NAME_ONE}"

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from engines import answers, engine, greedy, mixed_prompts, runner
+from engines import answers, engine, greedy, mixed_prompts, rising_seconds, runner
 
 from vllm_specflash.engine import step_costs
 from vllm_specflash.engine.v1 import costs
@@ -22,13 +22,7 @@ def cache(tmp_path, monkeypatch):
 def timed(monkeypatch):
     """Every timing that was taken, in seconds; of what runs at another speed each time."""
     taken = []
-
-    def seconds(run):
-        run()
-        taken.append(1e-3 * (len(taken) + 1))
-        return taken[-1]
-
-    monkeypatch.setattr(costs, "seconds", seconds)
+    monkeypatch.setattr(costs, "seconds", rising_seconds(taken))
     return taken
 
 
@@ -41,12 +35,15 @@ def _same(one: StepCost, other: StepCost) -> bool:
     return str(one) == str(other) and one.seconds.tolist() == other.seconds.tolist() and one.sizes.tolist() == other.sizes.tolist()
 
 
-def test_the_next_start_reads_what_the_first_one_measured(llava, drafts, cache, timed):
+def test_the_next_start_reads_what_the_first_one_measured(llava, drafts, cache, timed, monkeypatch):
     draft = drafts["knowing"]
     first = _start(llava, draft)
-    measured = len(timed)
+    measured, run, step = len(timed), [], costs._step
+    monkeypatch.setattr(costs, "_step", lambda runner, tokens: run.append(tokens) or step(runner, tokens))
     assert measured and _same(_start(llava, draft), first) and len(timed) == measured
     assert len(list(cache.glob("*"))) == 1
+    # No request is the first of its size.
+    assert run == first.sizes.tolist()
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,22 @@ def test_answers_survive_a_kill_between_two_shards(tmp_path, llama_answers):
     assert folder.ids() == {"p0", "p1", "p2"}
 
 
+@pytest.mark.parametrize("family, layers", [("llava", [1, 0]), ("llava", []), ("llama", [0])])
+def test_data_keeps_no_features_where_there_are_others(request, tmp_path, family, layers):
+    """An engine tells the last states, of targets that see with what the first layer read: rows of that width and no other."""
+    from typer.testing import CliRunner
+
+    from vllm_specflash.cli import app
+
+    target = request.getfixturevalue(family)
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "prompt": "abc"}\n')
+    FeatureCache(tmp_path / "features", 128, target.name, layers)
+    places = ["--prompts", tmp_path / "p.jsonl", "--out", tmp_path / "a", "--features", tmp_path / "features"]
+    run = CliRunner().invoke(app, ["data", "--target", target.path, *map(str, places)])
+    assert run.exit_code == 1 and "holds features of" in run.output and "name another folder." in run.output.replace("\n", " ")
+    assert not (tmp_path / "a" / "vllm.log").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [

@@ -53,6 +53,23 @@ def test_captured_states_are_those_of_a_teacher_forced_pass(target, tmp_path, re
         assert torch.equal(cache.hidden(answer.prompt.id).float()[:-1], told[:, :size])
 
 
+def test_words_alone_where_no_pictures_are_allowed(llava, tmp_path):
+    """Such an engine hands its model token ids."""
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    records = [{"id": "words", "prompt": "abc", "images": []}, {"id": "seen", "prompt": "abc", "images": ["red.png"]}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    command = [
+        "data", "--prompts", tmp_path / "p.jsonl", "--target", llava.path, "--out", tmp_path / "answers",
+        "--features", tmp_path / "features", "--max-tokens", "6", "--max-model-len", "128", "--max-images", "0", "--sampled-share", "0",
+    ]  # fmt: skip
+    run = CliRunner().invoke(app, list(map(str, command)))
+    assert run.exit_code == 0, run.output[-2000:]
+    (answer,) = AnswerFolder(tmp_path / "answers")
+    told = FeatureCache(tmp_path / "features", 128, llava.name, [0]).hidden(answer.prompt.id)[:-1, 128:].float()
+    wanted = llava.embedding[llava.sample(answer, 128).input_ids][:-1].float()
+    assert answer.prompt.id == "words" and ((told - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max() < 0.05
+
+
 def _clip(path: Path) -> None:
     """Eight frames of 32x32 pixels."""
     import cv2

@@ -9,7 +9,7 @@ from dense import TOLERANCE, DenseDraft
 from engines import with_images
 from feeding import furthest, listen, listen_for_hits
 from feeding_checks import BLOCK, check_another_token_behind_a_cached_block, check_hit_inside_an_image, check_pictures
-from qwen import pictures_and_none
+from qwen import pictures_and_none, with_pictures
 from tiny_models import draft_for, tiny_qwen2_5_vl
 
 TOKENS = 12
@@ -139,3 +139,13 @@ def test_latents_that_grow_with_the_picture(tmp_path):
     with v2.engine(target, draft, TREES, max_num_batched_tokens=19, limit_mm_per_prompt={"image": 2, "video": 0}) as llm:
         heard = listen(llm, pictures_and_none(), TOKENS)
     check_pictures(heard, DenseDraft(target, draft), [[5, 5, 6], [4, 5, 5, 6], []])
+
+
+def test_there_is_room_for_more_pieces_than_for_whole_pictures(tmp_path):
+    target = tiny_qwen2_5_vl(tmp_path / "tiny-qwen2.5-vl", pixels=1 << 15)
+    draft = draft_for(target, tmp_path / "draft", noticing=True, num_latents=1, pool_length=1)
+    with v2.engine(target, draft, TREES, limit_mm_per_prompt={"image": 1, "video": 0}) as llm:
+        heard = listen(llm, [with_pictures("user: <image> what? ", (1, 96))], TOKENS)
+        # A request with more than there is room for is asked like any other, and drafts nothing.
+        assert v2.metric(llm, "spec_decode_num_draft_tokens") > 0
+    check_pictures(heard, DenseDraft(target, draft), [[1] * 36])

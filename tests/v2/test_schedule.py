@@ -1,7 +1,7 @@
 """A schedule of draft lengths by batch size is made of what is measured once, and kept for later starts."""
 
 import v2
-from engines import answers, greedy
+from engines import answers, greedy, rising_seconds
 from tiny_models import draft_for
 
 from vllm_specflash.engine import step_costs
@@ -11,13 +11,7 @@ from vllm_specflash.engine.v2 import schedule
 def test_the_next_start_makes_the_schedule_of_what_the_first_one_measured(llava, tmp_path, monkeypatch):
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "cache"))
     timed = []
-
-    def seconds(run):
-        run()
-        timed.append(1e-3 * (len(timed) + 1))
-        return timed[-1]
-
-    monkeypatch.setattr(schedule, "seconds", seconds)
+    monkeypatch.setattr(schedule, "seconds", rising_seconds(timed))
     draft = draft_for(llava, tmp_path / "draft", knowing=True)
     with v2.engine(llava, draft, {"sizing": "auto", "num_speculative_tokens": 4}, max_num_batched_tokens=48) as llm:
         (first,) = llm.collective_rpc("specflash_schedule")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import platform
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,8 @@ from vllm import envs
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
 
+from vllm_specflash.machine import processor
+
 logger = init_logger("vllm.specflash")
 
 FOLDER = "specflash_step_costs"
@@ -21,14 +22,6 @@ FOLDER = "specflash_step_costs"
 
 def folder() -> Path:
     return Path(envs.VLLM_CACHE_ROOT) / FOLDER
-
-
-def processor() -> str:
-    """The CPU's name, as its kernel has it; its architecture where that says none."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.machine()
 
 
 def identity_of(vllm_config) -> dict:
@@ -79,12 +72,8 @@ class StepCosts:
         """What `write` was given, by this process or an earlier one; None where there is nothing whole."""
         if self.path is None:
             return None
-        try:
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
-            whole = kept["identity"] == self._identity and {"tokens", "seconds"} <= set(kept["measured"])
-            return kept["measured"] if whole else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        kept = _whole(self.path)
+        return kept["measured"] if kept and kept["identity"] == self._identity else None
 
     def write(self, measured: dict) -> None:
         """Keep what was measured, numbers and lists of them by name. An engine whose cache cannot be written goes on without."""
@@ -102,12 +91,15 @@ class StepCosts:
 
 def kept_for(model: str) -> list[dict]:
     """What is kept of engines with a target of that name, newest first: `identity`, `time` and `measured`."""
-    found = []
-    for path in folder().glob("*.json"):
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["identity"]["model"] == model and kept["time"] and kept["measured"]:
-                found.append(kept)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    found = [kept for path in folder().glob("*.json") if (kept := _whole(path)) and kept["identity"].get("model") == model]
     return sorted(found, key=lambda kept: kept["time"], reverse=True)
+
+
+def _whole(path: Path) -> dict | None:
+    """What a file holds, as `StepCosts.write` wrote it; None where it is missing or damaged."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        sound = isinstance(kept["identity"], dict) and isinstance(kept["time"], str) and {"tokens", "seconds"} <= set(kept["measured"])
+        return kept if sound else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -27,8 +27,9 @@ class HiddenStateCapture:
         self._captured: dict[str, list[tuple[int, Tensor]]] = {}
 
         def keep_inputs(module, args, kwargs):
-            # A copy: the layers' first sum may be written over it.
-            step["read"] = kwargs["inputs_embeds"].clone()
+            read = kwargs["inputs_embeds"]
+            # An engine that is allowed no pictures hands over token ids. A copy: the layers' first sum may be written over it.
+            step["read"] = module.embed_input_ids(kwargs["input_ids"]) if read is None else read.clone()
 
         def keep(module, args, hidden):
             step["told"] = torch.cat((hidden, step["read"][: len(hidden)]), dim=-1) if inputs else hidden

@@ -222,6 +222,8 @@ def add_times(rows: list[dict], ground: Ground, setting: Setting, rounds: int = 
 def _count(text: str) -> tuple[str, tuple[int, int]]:
     """An option's "scene=400" as an item of COUNTS."""
     kind, _, number = text.partition("=")
+    if kind not in COUNTS or not number.isdecimal() or not int(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KIND=N, N pictures of one of {', '.join(COUNTS)}")
     return kind, (int(number), COUNTS[kind][1])
 
 
