@@ -33,10 +33,14 @@ class Pooling:
     latents: int
     longest: int | None = None
 
+    @property
+    def cuts(self) -> bool:
+        """Whether any span is cut. What leaves no rows is hidden as a whole."""
+        return self.longest is not None and self.latents > 0
+
     def cut(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Pieces of spans, both as (start, length)."""
-        # What leaves nothing is hidden as a whole.
-        if self.longest is None or not self.latents:
+        if not self.cuts:
             return list(spans)
         pieces = []
         for start, length in spans:
@@ -46,7 +50,7 @@ class Pooling:
         return pieces
 
     def __str__(self) -> str:
-        return f"{self.latents} latents" + (f" per {self.longest} positions" if self.longest else "")
+        return f"{self.latents} latents" + (f" per {self.longest} positions" if self.cuts else "")
 
 
 class LatentCompressor(nn.Module):

@@ -1,7 +1,8 @@
 """Visual spans and the compressed sequence: pure functions of where a request's spans lie.
 
 A span of N positions keeps the draft's M latents in its last M slots; its first N - M positions are hidden from the
-draft. A picture is one span, or several in a row where the draft pools it in pieces. *Target position* counts in the full sequence, *draft position* in the compressed one:
+draft. A picture is one span, or several in a row where the draft pools it in pieces. *Target position* counts in the full
+sequence, *draft position* in the compressed one:
 
     draft(p) = p - (hidden positions before p)
 

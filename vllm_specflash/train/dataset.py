@@ -120,14 +120,12 @@ class AnswerSet(torch.utils.data.Dataset):
         """One pass of the target over everything that the cache does not hold; drops what cannot be read."""
         todo = [i for i, answer in enumerate(self.answers) if answer.prompt.id not in self.cache]
         todo.sort(key=lambda i: len(self.answers[i].token_ids))
-        # The folder may keep more layers than this training wants.
-        wanted, self.target.layers = self.target.layers, self.cache.kept
         for start in track(range(0, len(todo), batch_size), description="features of the target"):
             samples = [self[i] for i in todo[start : start + batch_size]]
             samples = [sample for sample in samples if sample is not None]
             if samples:
-                self.cache.append(samples, self.target.hidden_states(samples))
-        self.target.layers = wanted
+                # The folder may keep more layers than this training wants.
+                self.cache.append(samples, self.target.hidden_states(samples, self.cache.kept))
         self.answers = [answer for answer in self.answers if answer.prompt.id in self.cache]
 
     def features(self, samples: list[Sample], pooling: Pooling | None, width: int) -> Features:

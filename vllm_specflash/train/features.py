@@ -21,8 +21,8 @@ def features_name(target: str, layers: Sequence[int]) -> str:
 
 def _layers_in(name: str, target: str) -> list[int] | None:
     """Layers in a `features_name` of that target; None if it is another's."""
-    more = re.fullmatch(r"((?:-layer\d+)*)", name.removeprefix(target)) if name.startswith(target) else None
-    return None if more is None else [int(layer) for layer in re.findall(r"\d+", more[1])]
+    found = re.fullmatch(re.escape(target) + r"((?:-layer\d+)*)", name)
+    return None if found is None else [int(layer) for layer in re.findall(r"\d+", found[1])]
 
 
 class FeatureCache:

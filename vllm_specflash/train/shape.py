@@ -49,11 +49,12 @@ def layers_of(text: str, num_layers: int, flag: str = "--target-layers") -> list
     return [int(word) for word in words] or None
 
 
-def seen_by(options: DraftOptions, sees: bool) -> dict[str, str]:
-    """`compressor` and `visual_features` of a draft; of a target that sees nothing there is nothing to place."""
-    if not sees or options.compressor != "placed":
-        return {"compressor": options.compressor if sees else "paper", "visual_features": "states"}
-    return {"compressor": "placed", "visual_features": "embeddings" if options.visual_features == "auto" else options.visual_features}
+def seen_by(options: DraftOptions, sees: bool) -> dict[str, str | int | None]:
+    """What a draft's config says of pictures; of a target that sees nothing there is nothing to place."""
+    compressor, features = options.compressor if sees else "paper", "states"
+    if compressor == "placed":
+        features = "embeddings" if options.visual_features == "auto" else options.visual_features
+    return {"compressor": compressor, "visual_features": features, "pool_length": options.pool_length or None}
 
 
 def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> tuple[SpecFlashDraft, float]:
@@ -80,7 +81,6 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
             semi_ar_width=options.semi_ar_width,
             num_rounds=options.num_rounds,
             num_latents=options.num_latents,
-            pool_length=options.pool_length or None,
             **seen_by(options, takes_images(target.config)),
             latent_positions=options.latent_positions,
             latent_heads=options.latent_heads,

@@ -95,9 +95,10 @@ class Target:
         return Sample(prompt.id, prompt.task, ids, start, encoding.spans, encoding.pixels, answer.temperature == 0)
 
     @torch.no_grad()
-    def hidden_states(self, samples: list[Sample]) -> Tensor:
-        """Final hidden states, after the last norm, then those of `layers`: [B, longest L, (1 + n) D], zeros where a sample
-        has ended."""
+    def hidden_states(self, samples: list[Sample], layers: list[int] | None = None) -> Tensor:
+        """Final hidden states, after the last norm, then those of `layers`, self.layers if not given: [B, longest L, (1 + n) D], zeros
+        where a sample has ended."""
+        layers = self.layers if layers is None else layers
         device = self.embedding.device
         ids = pad_sequence([sample.input_ids for sample in samples], batch_first=True).to(device)
         lengths = torch.tensor([len(sample) for sample in samples], device=device)
@@ -110,7 +111,7 @@ class Target:
         if pixels:
             pixels.update(self.family.position_inputs(ids))
         found = self.model.model(
-            input_ids=ids, attention_mask=mask.long(), use_cache=False, output_hidden_states=bool(self.layers), **pixels
+            input_ids=ids, attention_mask=mask.long(), use_cache=False, output_hidden_states=bool(layers), **pixels
         )
-        hidden = torch.cat([found.last_hidden_state, *(found.hidden_states[layer] for layer in self.layers)], dim=-1)
+        hidden = torch.cat([found.last_hidden_state, *(found.hidden_states[layer] for layer in layers)], dim=-1)
         return hidden * mask[..., None]

@@ -19,14 +19,15 @@ def known_schedule(runner) -> list[tuple[int, int, int]]:
     """vLLM's num_speculative_tokens_per_batch_size for one of our V2 model runners, by what an earlier start measured or by what is
     measured now; all ranks of a target ask together."""
     ranks, costs = runner.speculator.draft.ranks, StepCosts(runner.vllm_config)
+    most = min(runner.max_num_tokens, runner.max_num_reqs * runner.speculator.width)
+    sizes = [size for size in (*SIZES, *MORE_SIZES) if size <= most]
+    # Whether or not they are timed: no request is the first of its size.
+    for size in sizes:
+        runner._dummy_run(size)
+    _draft(runner)
     kept = ranks.agree(costs.read())
-    if kept is not None:
-        # What measuring does besides: no request is the first of its size.
-        for size in kept["tokens"]:
-            runner._dummy_run(size)
-        runner.speculator.core.measure(runner.speculator.width, 1)
-    else:
-        kept = ranks.agree(_measured(runner))
+    if kept is None:
+        kept = ranks.agree(_measured(runner, sizes))
         if ranks.leads:
             costs.write(kept)
     cost = StepCost(np.array(kept["tokens"]), np.array(kept["seconds"]))
@@ -35,13 +36,14 @@ def known_schedule(runner) -> list[tuple[int, int, int]]:
     return schedule
 
 
-def _measured(runner) -> dict:
-    speculator = runner.speculator
-    most = min(runner.max_num_tokens, runner.max_num_reqs * speculator.width)
-    sizes = [size for size in (*SIZES, *MORE_SIZES) if size <= most]
-    for size in sizes:
-        seconds(lambda: runner._dummy_run(size))
+def _draft(runner) -> None:
+    """The work of drafting for one request."""
+    runner.speculator.core.measure(runner.speculator.width, 1)
+
+
+def _measured(runner, sizes: list[int]) -> dict:
+    """What StepCosts keeps, of a runner that has run all of that before."""
     # What disturbs a measurement only ever adds to it.
     timings = {size: min(seconds(lambda: runner._dummy_run(size)) for _ in range(REPEATS)) for size in sizes}
-    draft = min(seconds(lambda: speculator.core.measure(speculator.width, 1)) for _ in range(REPEATS))
+    draft = min(seconds(lambda: _draft(runner)) for _ in range(REPEATS))
     return {"tokens": sizes, "seconds": StepCost.of(timings).seconds.tolist(), "draft_seconds": draft}

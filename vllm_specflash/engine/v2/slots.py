@@ -22,7 +22,7 @@ FAR = np.iinfo(np.int32).max
 
 def spans_for(pooling: Pooling | None, max_model_len: int) -> int:
     """Room for the spans of one request: what a draft cuts in pieces has as many as a context full of pictures leaves, within reason."""
-    if pooling is None or pooling.longest is None or not pooling.latents:
+    if pooling is None or not pooling.cuts:
         return MAX_SPANS
     # Two pieces are longer than `longest` together, and each span may end with one of its own.
     full = MAX_SPANS + 2 * max_model_len // (pooling.longest + 1)

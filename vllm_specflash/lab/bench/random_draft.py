@@ -15,7 +15,7 @@ SEED = 0
 
 def default_draft(target: dict[str, int], sees: bool = False) -> SpecFlashConfig:
     """The shape that a new draft gets, of a target that sees pictures or of one that doesn't: K = 5, one round."""
-    options = asdict(DraftOptions()) | {"pool_length": None, **seen_by(DraftOptions(), sees)}
+    options = asdict(DraftOptions()) | seen_by(DraftOptions(), sees)
     tokens, vocabulary = options["draft_vocab_size"], target["target_vocab_size"]
     options |= {"draft_vocab_size": tokens if 0 < tokens < vocabulary else None, "target_layers": None}
     return SpecFlashConfig(**options, **target)
