@@ -18,6 +18,17 @@ from vllm_specflash.train.shape import DraftOptions
 from vllm_specflash.train.skipped import Unusable
 
 
+def _generate(target, folder: Path, records: list[dict], *more) -> None:
+    """`specflash data` of the records, with features, all greedy: into folder/answers and folder/features."""
+    (folder / "p.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    command = [
+        "data", "--prompts", folder / "p.jsonl", "--target", target.path, "--out", folder / "answers",
+        "--features", folder / "features", "--max-tokens", 12, "--sampled-share", 0, *more,
+    ]  # fmt: skip
+    run = CliRunner().invoke(app, list(map(str, command)))
+    assert run.exit_code == 0, run.output[-2000:]
+
+
 @pytest.mark.parametrize("target", ["llava", "qwen2_5_vl"])
 def test_captured_states_are_those_of_a_teacher_forced_pass(target, tmp_path, request):
     target = request.getfixturevalue(target)
@@ -27,14 +38,7 @@ def test_captured_states_are_those_of_a_teacher_forced_pass(target, tmp_path, re
             Image.new("RGB", (48, 32), colour).save(tmp_path / f"{i}{j}.png")
         images = [f"{i}{j}.png" for j in range(len(colours))]
         records.append({"id": f"p{i}", "task": "scenes", "prompt": "abc" * (i + 1), "images": images})
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    command = [
-        "data", "--prompts", tmp_path / "p.jsonl", "--target", target.path,
-        "--out", tmp_path / "answers", "--features", tmp_path / "features",
-        "--max-tokens", "12", "--max-model-len", "128", "--batch", "2", "--sampled-share", "0",
-    ]  # fmt: skip
-    run = CliRunner().invoke(app, list(map(str, command)))
-    assert run.exit_code == 0, run.output[-2000:]
+    _generate(target, tmp_path, records, "--max-model-len", 128, "--batch", 2)
 
     answers = list(AnswerFolder(tmp_path / "answers"))
     cache, wide = (FeatureCache(tmp_path / "features", target.text_config.hidden_size, target.name, layers) for layers in ([], [0]))
@@ -57,13 +61,7 @@ def test_words_alone_where_no_pictures_are_allowed(llava, tmp_path):
     """Such an engine hands its model token ids."""
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     records = [{"id": "words", "prompt": "abc", "images": []}, {"id": "seen", "prompt": "abc", "images": ["red.png"]}]
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    command = [
-        "data", "--prompts", tmp_path / "p.jsonl", "--target", llava.path, "--out", tmp_path / "answers",
-        "--features", tmp_path / "features", "--max-tokens", "6", "--max-model-len", "128", "--max-images", "0", "--sampled-share", "0",
-    ]  # fmt: skip
-    run = CliRunner().invoke(app, list(map(str, command)))
-    assert run.exit_code == 0, run.output[-2000:]
+    _generate(llava, tmp_path, records, "--max-model-len", 128, "--max-images", 0)
     (answer,) = AnswerFolder(tmp_path / "answers")
     told = FeatureCache(tmp_path / "features", 128, llava.name, [0]).hidden(answer.prompt.id)[:-1, 128:].float()
     wanted = llava.embedding[llava.sample(answer, 128).input_ids][:-1].float()
@@ -88,14 +86,7 @@ def test_a_video_is_answered_and_trained_on_from_what_the_engine_kept(qwen2_5_vl
             {"type": "video_url", "video_url": {"url": name}}, {"type": "text", "text": "abc" * (i + 1)}]}]}
         for i, name in enumerate(["clip.avi"] * 6 + ["torn.avi", "gone.avi"])
     ]  # fmt: skip
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    command = [
-        "data", "--prompts", tmp_path / "p.jsonl", "--target", qwen2_5_vl.path,
-        "--out", tmp_path / "answers", "--features", tmp_path / "features",
-        "--max-tokens", "12", "--max-model-len", "256", "--batch", "8", "--sampled-share", "0",
-    ]  # fmt: skip
-    run = CliRunner().invoke(app, list(map(str, command)))
-    assert run.exit_code == 0, run.output[-2000:]
+    _generate(qwen2_5_vl, tmp_path, records, "--max-model-len", 256, "--batch", 8)
     skipped = json.loads((tmp_path / "answers" / "provenance.json").read_text())["skipped"]
     assert skipped == {"a video that the prompt names is missing": 1, "vLLM refuses the prompt": 1}
     answers = list(AnswerFolder(tmp_path / "answers"))
