@@ -6,10 +6,6 @@ from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
 from vllm_specflash.draft.candidates import candidates_of, joined
 
 
-# For lm_head: states are logits.
-IDENTITY = torch.eye(60, dtype=torch.float64)
-
-
 def _draft(**fields) -> SpecFlashDraft:
     torch.manual_seed(0)
     shape = dict(hidden_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8, target_vocab_size=60)
@@ -21,7 +17,7 @@ def test_chances_are_those_of_the_whole_vocabulary():
     torch.nn.init.normal_(draft.transition.previous)
     torch.nn.init.normal_(draft.transition.following)
     logits = 2 * torch.randn(3, 4, 60, dtype=torch.float64)
-    found = candidates_of(draft, logits, IDENTITY, 60)
+    found = candidates_of(draft, logits, logits, 60)
     torch.testing.assert_close(found.first.sum(-1), torch.ones(3), rtol=1e-5, atol=1e-5)
     for position in range(3):
         exact = logits[:, position + 1, None] + draft.transition.previous[found.tokens[:, position]] @ draft.transition.following.T
@@ -32,7 +28,7 @@ def test_chances_are_those_of_the_whole_vocabulary():
 def test_a_few_candidates_keep_their_share_of_the_whole():
     draft = _draft()
     logits = 2 * torch.randn(2, 3, 60, dtype=torch.float64)
-    found = candidates_of(draft, logits, IDENTITY, 5)
+    found = candidates_of(draft, logits, logits, 5)
     top = logits.softmax(-1).topk(5)
     assert torch.equal(found.tokens, top.indices)
     torch.testing.assert_close(found.first, top.values[:, 0].float())
@@ -42,7 +38,7 @@ def test_a_few_candidates_keep_their_share_of_the_whole():
 def test_nonsense_has_no_chance():
     logits = torch.randn(2, 3, 60, dtype=torch.float64)
     logits[1] = torch.nan
-    found = candidates_of(_draft(transition_rank=4), logits, IDENTITY, 5)
+    found = candidates_of(_draft(transition_rank=4), logits, logits, 5)
     assert (found.first[1] == 0).all() and (found.following[1] == 0).all()
     assert (found.first[0] > 0).all()
     assert ((found.tokens >= 0) & (found.tokens < 60)).all()
@@ -50,7 +46,7 @@ def test_nonsense_has_no_chance():
 
 def test_a_later_round_follows_the_greedy_path_alone():
     draft = _draft()
-    before, after = (candidates_of(draft, torch.randn(2, 3, 60, dtype=torch.float64), IDENTITY, 4) for _ in range(2))
+    before, after = (candidates_of(draft, logits, logits, 4) for logits in torch.randn(2, 2, 3, 60, dtype=torch.float64))
     both = joined([before, after])
     assert both.tokens.shape == (2, 6, 4) and both.following.shape == (2, 5, 4, 4)
     end = before.greedy()[:, -1]
@@ -63,13 +59,14 @@ def test_a_later_round_follows_the_greedy_path_alone():
 
 def test_what_follows_a_token_depends_on_the_states_where_there_is_a_selector():
     draft = _draft(transition_rank=4, selector_width=8, semi_ar_width=3)
-    states, lm_head = torch.randn(2, 3, 16, dtype=torch.float64), torch.randn(60, 16, dtype=torch.float64)
-    plain = candidates_of(draft, states, lm_head, 6)
+    states = torch.randn(2, 3, 16, dtype=torch.float64)
+    logits = states @ torch.randn(16, 60, dtype=torch.float64)
+    plain = candidates_of(draft, states, logits, 6)
     torch.nn.init.normal_(draft.transition.previous)
     torch.nn.init.normal_(draft.transition.following)
-    tokens_alone = candidates_of(draft, states, lm_head, 6)
+    tokens_alone = candidates_of(draft, states, logits, 6)
     torch.nn.init.normal_(draft.transition.selector.out_weight)
-    selected = candidates_of(draft, states, lm_head, 6)
+    selected = candidates_of(draft, states, logits, 6)
     for found in (tokens_alone, selected):
         assert torch.equal(found.tokens, plain.tokens) and torch.equal(found.first, plain.first)
         assert (found.following.sum(-1) <= 1 + 1e-6).all()

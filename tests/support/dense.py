@@ -136,7 +136,7 @@ class DenseDraft:
                 u = torch.cat((u, following[None]), dim=1)
                 x = self.draft.layer(u, torch.arange(u.shape[1])[None], attend)[:, -1]
             hidden = self.draft.predict(x)
-            rounds.append(candidates_of(self.draft, hidden, self.lm_head, min(CANDIDATES, len(self.lm_head))))
+            rounds.append(candidates_of(self.draft, hidden, hidden @ self.lm_head.T, min(CANDIDATES, len(self.lm_head))))
         return joined(rounds)
 
 

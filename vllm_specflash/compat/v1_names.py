@@ -89,12 +89,14 @@ ENGINE_NAMES = (
         "Sampler.forward",
         ("logits", "sampling_metadata", "predict_bonus_token", "logprobs_mode_override"),
     ),
-    Name("vllm.v1.sample.logits_processor", "LogitsProcessors"),
+    Name("vllm.v1.sample.logits_processor", "LogitsProcessors", attributes=("non_argmax_invariant",)),
+    Name("vllm.v1.sample.logits_processor", "MinTokensLogitsProcessor", attributes=("min_toks",)),
     Name(
         "vllm.v1.sample.metadata",
         "SamplingMetadata",
         attributes=(
             "temperature", "top_p", "top_k", "generators", "max_num_logprobs", "logitsprocs", "logprob_token_ids",
+            "all_greedy", "no_penalties", "allowed_token_ids_mask", "bad_words_token_ids", "thinking_budget_state_holder",
         ),
     ),
     Name(
@@ -151,6 +153,7 @@ CPU_TREE_NAMES = (
 
 # Only where the CPU build is: a GPU wheel's module of the same name may not import there.
 CPU_NAMES = (
+    Name("vllm.model_executor.layers.utils", "dispatch_cpu_unquantized_gemm", ("layer", "remove_weight")),
     Name("vllm.v1.worker.cpu_worker", "CPUWorker.init_device"),
     Name("vllm.v1.worker.cpu_model_runner", "CPUModelRunner.load_model"),
 )

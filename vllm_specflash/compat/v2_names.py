@@ -81,6 +81,7 @@ V2_NAMES = (
 
 # The same on CPUs that Triton has a backend for.
 V2_CPU_NAMES = (
+    Name("vllm.model_executor.layers.utils", "dispatch_cpu_unquantized_gemm", ("layer", "remove_weight")),
     Name("vllm.v1.worker.cpu_worker", "CPUWorker.init_device"),
     Name("vllm.v1.worker.cpu.model_runner", "CPUModelRunner"),
     Name("vllm.v1.attention.selector", "_cached_get_attn_backend"),

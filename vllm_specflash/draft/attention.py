@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vllm_specflash.draft.config import SpecFlashConfig
+from vllm_specflash.draft.linear import linear_of
 from vllm_specflash.triton_kernels.rope_store import frequencies, rotated
 
 
@@ -37,9 +38,9 @@ class DraftAttention(nn.Module):
         keys = count[:kv_heads] + self.num_heads + rank * self.num_kv_heads // ranks
         kept = torch.cat((queries, keys, keys + self.num_kv_heads))
         kept, queries = ((self.head_dim * n[:, None] + count[: self.head_dim]).flatten() for n in (kept, queries))
-        self.qkv_proj = _linear(qkv.weight[kept], None if qkv.bias is None else qkv.bias[kept])
+        self.qkv_proj = linear_of(qkv.weight[kept], None if qkv.bias is None else qkv.bias[kept])
         # Of all the outputs that are summed, one has the bias.
-        self.o_proj = _linear(o.weight[:, queries], o.bias if rank == 0 else None)
+        self.o_proj = linear_of(o.weight[:, queries], o.bias if rank == 0 else None)
         self.num_heads, self.num_kv_heads = heads, kv_heads
 
     def heads(self, x: Tensor) -> Tensor:
@@ -57,12 +58,6 @@ class DraftAttention(nn.Module):
         if attended.shape[-1] == self.head_dim and attended.dim() > 1 and attended.shape[-2] == self.num_heads:
             attended = attended.flatten(-2)
         return self.o_proj(attended)
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight, layer.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
-    return layer
 
 
 def dense_causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_specflash.triton_kernels.pair_chances import pair_chances
@@ -46,7 +45,7 @@ class Candidates(NamedTuple):
         return self.tokens.gather(2, self.greedy().unsqueeze(2)).squeeze(2)
 
 
-def candidates_of(draft, states: Tensor, lm_head: Tensor, width: int) -> Candidates:
+def candidates_of(draft, states: Tensor, logits: Tensor, width: int) -> Candidates:
     """Candidates of one round: what K predicted states say, each position corrected for the one before it.
 
     The transition moves the candidates' chances among each other; what lies outside them keeps its own.
@@ -54,10 +53,9 @@ def candidates_of(draft, states: Tensor, lm_head: Tensor, width: int) -> Candida
     Args:
         draft: the SpecFlashDraft that the states are of.
         states: h^ [Q, K, D].
-        lm_head: [V_d, D].
+        logits: [Q, K, V_d], what lm_head makes of them.
         width: C, at most V_d.
     """
-    logits = F.linear(states, lm_head)
     chance, index = logits.softmax(-1, dtype=torch.float32).topk(min(width, logits.shape[-1]))
     tokens = draft.to_target_ids(index)
     if draft.config.transition_rank and logits.shape[1] > 1:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vllm_specflash.draft.candidates import CANDIDATES, Candidates, candidates_of, joined
 from vllm_specflash.draft.model import Attend, SpecFlashDraft
@@ -83,7 +83,7 @@ class DraftingCore:
     """
     Args:
         model: the draft.
-        lm_head: [V_d, D], the target's rows for the draft's vocabulary.
+        lm_head: Linear(D, V_d), the target's rows for the draft's vocabulary.
         embed: the target's embedding, token ids [T] -> [T, D].
         pages: of the draft's layer.
         depth: L, positions ahead that are proposed for.
@@ -94,7 +94,7 @@ class DraftingCore:
     def __init__(
         self,
         model: SpecFlashDraft,
-        lm_head: Tensor,
+        lm_head: nn.Linear,
         embed: Callable[[Tensor], Tensor],
         pages: Pages,
         depth: int,
@@ -103,10 +103,11 @@ class DraftingCore:
     ):
         self.model, self.lm_head, self.embed, self.pages = model, lm_head, embed, pages
         self.depth, self.num_nodes, self.max_visible = depth, num_nodes, max_visible
-        self.width = min(CANDIDATES, lm_head.shape[0])
+        self.device, self.dtype = lm_head.weight.device, lm_head.weight.dtype
+        self.width = min(CANDIDATES, lm_head.out_features)
         # Chances that trees are chosen by instead of the draft's own: [C] and [L - 1 or more, C, C].
         self.assumed: tuple[Tensor, Tensor] | None = None
-        self._frequencies = frequencies(model.config.head_dim, model.config.rope_theta, lm_head.device)
+        self._frequencies = frequencies(model.config.head_dim, model.config.rope_theta, self.device)
 
     @property
     def num_rounds(self) -> int:
@@ -120,7 +121,7 @@ class DraftingCore:
 
     def remember_latents(self, latents: Tensor, positions: Tensor, slots: Tensor) -> None:
         """The same for latents [T, D] of spans that ended, at draft positions [T] and slots [T]."""
-        latents = latents.to(self.lm_head.dtype)
+        latents = latents.to(self.dtype)
         _, keys, values = self.model.attention.project(self.model.normed(latents), positions)
         self.pages.write(slots, keys, values)
 
@@ -151,10 +152,10 @@ class DraftingCore:
 
     def measure(self, num_rows: int, requests: int) -> None:
         """A step's work on rows and requests that do not exist, without a cache: what it allocates is what vLLM measures."""
-        device, size = self.lm_head.device, self.model.config.feature_size
+        device, size = self.device, self.model.config.feature_size
         indices = torch.zeros(num_rows, dtype=torch.int64, device=device)
         none = torch.zeros(requests, dtype=torch.int32, device=device)
-        rows = Rows(torch.zeros(num_rows, size, dtype=self.lm_head.dtype, device=device), indices, indices, indices)
+        rows = Rows(torch.zeros(num_rows, size, dtype=self.dtype, device=device), indices, indices, indices)
         ratio = torch.ones(BINS + 1, device=device)
         nothing: Attend = lambda q, k, v: torch.zeros_like(q)  # noqa: E731
         x = self.model.layer(self._fused(rows), rows.positions, nothing, rows=indices[:requests])
@@ -177,7 +178,7 @@ class DraftingCore:
         for drafted in range(0, self.depth, per_round):
             # Whole again where it was cut: a matrix product over a view with gaps takes many times as long on CPUs.
             hidden = model.predict(x)[:, : self.depth - drafted].contiguous()
-            rounds.append(candidates_of(model, hidden, self.lm_head, self.width))
+            rounds.append(candidates_of(model, hidden, self.lm_head(hidden), self.width))
             if drafted + per_round < self.depth:
                 u = model.fuse(self.embed(rounds[-1].chain().flatten()).to(hidden.dtype), hidden.flatten(0, 1))
                 ahead = torch.arange(drafted, drafted + per_round, device=x.device)

@@ -8,10 +8,12 @@ from vllm.logger import init_logger
 
 from vllm_specflash.config import SpecFlashError, first_sentence
 from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.draft.linear import linear_of
 from vllm_specflash.engine.cache import DraftCache
+from vllm_specflash.engine.packed import compute_by, pack
 from vllm_specflash.engine.parallel import Ranks
 from vllm_specflash.engine.spans import VISUAL, Spans
-from vllm_specflash.engine.target import embed_tokens, lm_head_rows
+from vllm_specflash.engine.target import embed_tokens, language_model, lm_head_rows
 
 logger = init_logger("vllm.specflash")
 
@@ -47,7 +49,7 @@ class LoadedDraft:
     Attributes:
         model: the draft, on the engine's device.
         cache: its pages; registered with vLLM, allocated later.
-        lm_head: [V_d, D].
+        lm_head: Linear(D, V_d).
         embed: token ids [T] -> [T, D].
     """
 
@@ -63,12 +65,23 @@ class LoadedDraft:
         self.model.to(device)
         self.cache = DraftCache(vllm_config, self.model.attention)
         wanted = None if config.draft_vocab_size is None else self.model.d2t
-        self.lm_head = lm_head_rows(target, config.target_vocab_size, wanted, self.ranks)
+        self.lm_head = linear_of(lm_head_rows(target, config.target_vocab_size, wanted, self.ranks))
         self.embed = embed_tokens(target)
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters()) / 2**20
+        if device.type == "cpu":
+            self._pack(target)
         logger.info(
             "SpecFLASH draft loaded from %s: %.1f MiB, rounds of %d tokens", folder, weights, config.semi_ar_width
         )
+
+    def _pack(self, target: nn.Module) -> None:
+        """Multiply matrices as vLLM does on CPUs; the target's own table is packed already, and one copy of it is enough."""
+        pack(self.model)
+        head = getattr(language_model(target), "lm_head", None)
+        if self.config.draft_vocab_size is None and hasattr(head, "cpu_linear") and self.ranks.count == 1:
+            compute_by(self.lm_head, head)
+        else:
+            pack(self.lm_head)
 
     def sum(self, partial: Tensor) -> Tensor:
         """Of the ranks' shares of the attention's output."""

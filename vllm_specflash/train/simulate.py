@@ -107,7 +107,7 @@ def drafted(
     rows, proposed, chain_k, chain_v = batch.answer_rows, [], [], []
     while True:
         states = draft.predict(x)
-        proposed.append(candidates_of(draft, states, lm_head, width))
+        proposed.append(candidates_of(draft, states, F.linear(states, lm_head), width))
         if len(proposed) == rounds:
             return joined(proposed)
 

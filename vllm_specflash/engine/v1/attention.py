@@ -39,8 +39,8 @@ class SidePaths:
     _planned: PathSequences | None = None
     _own_blocks: np.ndarray | None = None
     _copied: Tensor | None = None
-    _write_rows: Tensor | None = None
-    _write_slots: Tensor | None = None
+    _writes: tuple[Tensor, Tensor] | None = None
+    _stored: tuple[Tensor, Tensor] | None = None
 
     def side_path_seconds(self, repeats: int = 5) -> float:
         """Of the time to fill some paths' first blocks in every layer, one path's share: most of what it costs beside
@@ -75,11 +75,11 @@ class SidePaths:
             return self._split(common)
 
     def lay_paths(self, own: np.ndarray) -> PathSequences:
-        """The step's sequences, given the requests' block table [R, B]; `write` fills their blocks from here on."""
+        """The step's sequences, given the requests' block table [R, B]; `store` fills their blocks from here on."""
         paths = self._planned
         self.sequences, self._own_blocks = paths, own
         self._copied = torch.from_numpy(paths.copied(own)).long()
-        self._write_rows, self._write_slots = map(torch.from_numpy, paths.writes)
+        self._writes, self._stored = tuple(map(torch.from_numpy, paths.writes)), None
         return paths
 
     def _split(self, common):
@@ -98,11 +98,21 @@ class SidePaths:
             block_table_tensor=torch.from_numpy(paths.block_table(own)),
         )
 
-    def write(self, update, key: Tensor, value: Tensor, kv_cache: Tensor) -> None:
-        """Fill the side paths' blocks of one layer; `update(key, value, slots)` stores rows at slots."""
+    def store(self, update, key: Tensor, value: Tensor, kv_cache: Tensor, slots: Tensor) -> None:
+        """Store a step's keys and values at its slots in one layer, and in the side paths' blocks there.
+
+        Args:
+            update: `update(key, value, slots)` stores rows at slots. It is called once: its call takes longer than what it stores.
+        """
         with self.stats.timing("verify_seconds"):
             self._fill(kv_cache, self._copied)
-            update(key.index_select(0, self._write_rows), value.index_select(0, self._write_rows), self._write_slots)
+            if self._stored is None:
+                # The same in every layer.
+                rows, at = self._writes
+                self._stored = torch.cat((torch.arange(len(slots)), rows)), torch.cat((slots, at.to(slots.dtype)))
+            rows, slots = self._stored
+            key, value = key.index_select(0, rows), value.index_select(0, rows)
+        update(key, value, slots)
 
     def commit(self, acceptance: Acceptance) -> None:
         """Keys and values of the accepted paths go to where a chain's would be, the requests' own blocks, in every layer."""
@@ -156,10 +166,13 @@ def tree_impl(cls: type) -> type:
 
     class TreeImpl(cls):
         def do_kv_cache_update(self, layer, key, value, kv_cache, slot_mapping):
-            super().do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)
-            if self.side_paths.sequences is not None:
-                store = super().do_kv_cache_update
-                self.side_paths.write(lambda k, v, slots: store(layer, k, v, kv_cache, slots), key, value, kv_cache)
+            def update(keys: Tensor, values: Tensor, slots: Tensor) -> None:
+                super(TreeImpl, self).do_kv_cache_update(layer, keys, values, kv_cache, slots)
+
+            if self.side_paths.sequences is None:
+                update(key, value, slot_mapping)
+            else:
+                self.side_paths.store(update, key, value, kv_cache, slot_mapping)
 
     return TreeImpl
 

@@ -7,6 +7,7 @@ from vllm.logger import init_logger
 
 from vllm_specflash.engine.stats import seconds
 from vllm_specflash.engine.step_costs import StepCosts
+from vllm_specflash.engine.v1.greedy import greedy_tokens
 from vllm_specflash.tree.cost import SIZES, StepCost
 
 logger = init_logger("vllm.specflash")
@@ -59,4 +60,4 @@ def _step(runner, num_tokens: int) -> None:
     hidden_states, _ = runner._dummy_run(num_tokens)
     # Where LoRA is enabled, lm_head wants to know whose adapter each of its rows has.
     with runner.maybe_select_dummy_loras(runner.lora_config, np.ones(num_tokens, dtype=np.int32)):
-        runner.model.compute_logits(hidden_states[:num_tokens]).argmax(-1)
+        greedy_tokens(runner.model.compute_logits(hidden_states[:num_tokens]))

@@ -52,8 +52,8 @@ class SpecFlashProposer:
     def load_model(self, target: torch.nn.Module) -> None:
         """Load the draft beside the target, and register its layer before vLLM sizes the KV cache."""
         self.draft = draft = LoadedDraft(self.vllm_config, target, self.ranks)
-        self.model, self.cache, self.lm_head, self.device = draft.model, draft.cache, draft.lm_head, draft.lm_head.device
-        self.collectives = Collectives(self.ranks, draft.embed, draft.lm_head, draft.config.hidden_size)
+        self.model, self.cache, self.device = draft.model, draft.cache, draft.lm_head.weight.device
+        self.collectives = Collectives(self.ranks, draft.embed, draft.lm_head.weight, draft.config.hidden_size)
         draft.sum = self.collectives.sum
         self.pooler = SpanPooler(draft.model.compressor)
         self.core = DraftingCore(
@@ -62,6 +62,11 @@ class SpecFlashProposer:
         if self.options.synthetic_acceptance is not None:
             logger.warning(SYNTHETIC_WARNING)
             self.core.assumed = assumed_chances(self.options.synthetic_acceptance, self.core.width, self.device)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Draft once for nobody: what is compiled or packed at its first use is so before a request comes."""
+        self.core.measure(1, 1)
 
     def forget(self, req_ids: set[str]) -> None:
         """Drop what is kept for requests that ended."""

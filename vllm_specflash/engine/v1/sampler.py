@@ -2,7 +2,7 @@
 
 A drafted token is accepted when the sampler, asked at its parent, says the very same token; the first that differs is
 emitted in its place. For drafts that are chosen (not sampled) this is exact for every sampling setting, and greedy
-decoding is its special case. A chain is the tree in which every node has one child.
+decoding is its special case, for which the sampler need not even be asked. A chain is the tree in which every node has one child.
 
 Seeded requests draw one number a node, in order, and their generators are wound back to the last node walked: a
 seeded answer is the one that plain vLLM gives, however long the drafts were.
@@ -14,13 +14,14 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 from vllm.v1.outputs import SamplerOutput
-from vllm.v1.sample.logits_processor import LogitsProcessors
+from vllm.v1.sample.logits_processor import LogitsProcessors, MinTokensLogitsProcessor
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.rejection_sampler import RejectionSampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
 from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.synthetic import decide, depths
+from vllm_specflash.engine.v1.greedy import greedy_tokens
 from vllm_specflash.tree.step import StepTrees
 from vllm_specflash.triton_kernels.tree_accept import Acceptance, tree_accept
 
@@ -62,6 +63,10 @@ class NodeSampler(RejectionSampler):
         if not len(metadata.target_logits_indices):
             # Nothing was drafted: a plain step, which vLLM of today takes through this sampler too.
             return self.sampler(logits=logits, sampling_metadata=sampling_metadata)
+        if only_argmax(sampling_metadata):
+            with self.stats.timing("verify_seconds"):
+                self.acceptance = self._walk(metadata, greedy_tokens(logits))
+            return SamplerOutput(sampled_token_ids=self.acceptance.tokens.int(), logprobs_tensors=None)
         draws = SeededDraws(sampling_metadata.generators, metadata.num_draft_tokens)
         sampled = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
         target_tokens, target_logits = self._at_drafts(metadata, logits, sampling_metadata, draws)
@@ -134,6 +139,24 @@ class NodeSampler(RejectionSampler):
             drawn = torch.rand(len(tokens), generator=self.chance)
             tokens, sampled = decide(tokens, parents, sampled, bounds, depths(parents, bounds), drawn, self.synthetic)
         return tree_accept(tokens, parents, sampled, bounds, metadata.max_spec_len + 1)
+
+
+def only_argmax(sampling: SamplingMetadata) -> bool:
+    """Whether vLLM's sampler would do no more with any row of a step than take its likeliest token."""
+    thinking = sampling.thinking_budget_state_holder
+    return (
+        sampling.all_greedy
+        and sampling.no_penalties
+        and sampling.max_num_logprobs is None
+        and sampling.allowed_token_ids_mask is None
+        and not sampling.logprob_token_ids
+        and not sampling.bad_words_token_ids
+        and (thinking is None or not thinking.has_tracked_requests())
+        and all(
+            isinstance(processor, MinTokensLogitsProcessor) and not processor.min_toks
+            for processor in sampling.logitsprocs.non_argmax_invariant
+        )
+    )
 
 
 class SeededDraws:

@@ -25,6 +25,7 @@ class SpecFlashWorkerMixin:
 
     def compile_or_warm_up_model(self):
         result = super().compile_or_warm_up_model()
+        self.model_runner.drafter.warm_up()
         if self.sizes_drafts:
             self.model_runner.drafter.sizing.step_cost = known_step_cost(self.model_runner)
         # Of several workers that share a target, one speaks for all.

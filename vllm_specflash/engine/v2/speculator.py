@@ -83,7 +83,7 @@ class SpecFlashSpeculator(BaseSpeculator):
         rates = self.options.synthetic_acceptance
         if rates is not None:
             logger.warning(SYNTHETIC_WARNING)
-            self.core.assumed = assumed_chances(rates, self.core.width, draft.lm_head.device)
+            self.core.assumed = assumed_chances(rates, self.core.width, self.core.device)
         self.pooler = SpanPooler(draft.model.compressor)
         self._allocate(depth)
 
@@ -96,7 +96,7 @@ class SpecFlashSpeculator(BaseSpeculator):
         self.rows = TreeRows.empty(most_rows, requests, self.width, device)
         self.committed = CommittedRows.empty(most_rows, requests, device)
         self.queries = SlotQueries.empty(requests, self.tables.flags)
-        width, dtype = self.draft.config.feature_size, self.draft.lm_head.dtype
+        width, dtype = self.draft.config.feature_size, self.core.dtype
         self.hidden = torch.zeros(most_rows, width, dtype=dtype, device=device)
         # The final hidden states', then one for each layer that the draft sees too.
         self._parts = self.hidden.split(self.hidden_size, dim=1)

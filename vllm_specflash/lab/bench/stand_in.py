@@ -14,6 +14,7 @@ from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
 from vllm_specflash.config import SpecFlashOptions
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
+from vllm_specflash.draft.linear import linear_of
 from vllm_specflash.engine.cache import DraftCache
 from vllm_specflash.engine.draft_model import NO_SPANS
 from vllm_specflash.engine.v2.runner import SpecFlashRunnerMixin
@@ -105,7 +106,7 @@ class DecodeStep(SpecFlashRunnerMixin, _Runner):
         cache.layer = SimpleNamespace(kv_cache=torch.ones(1))
         embedding = torch.zeros(config.target_vocab_size, config.hidden_size, dtype=torch.bfloat16, device=device)
         draft = SimpleNamespace(
-            model=model, config=config, cache=cache, lm_head=torch.zeros_like(embedding[: config.num_draft_tokens]),
+            model=model, config=config, cache=cache, lm_head=linear_of(torch.zeros_like(embedding[: config.num_draft_tokens])),
             embed=lambda tokens: torch.nn.functional.embedding(tokens, embedding), ranks=SimpleNamespace(count=1),
             spans_of=lambda features: NO_SPANS,
         )  # fmt: skip

@@ -82,8 +82,7 @@ class Layer:
         self._attend(self.chain)
 
     def run_tree(self) -> None:
-        self._store(self.key, self.value, self.slots)
-        self.side_paths.write(self._store, self.key, self.value, self.cache)
+        self.side_paths.store(self._store, self.key, self.value, self.cache, self.slots)
         self._attend(self.tree)
 
 

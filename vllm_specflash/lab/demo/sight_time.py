@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.core import DraftingCore, Queries, Rows
+from vllm_specflash.draft.linear import linear_of
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKENS
 from vllm_specflash.tree.calibration import BINS
 from vllm_specflash.triton_kernels.draft_attention import SpanTable
@@ -41,7 +42,7 @@ def drafting_step(draft: SpecFlashDraft, embedding: Tensor, attended_rows: float
     embedding = embedding.to(torch.bfloat16)
     shape = BLOCKS * BLOCK_SIZE, config.num_key_value_heads, config.head_dim
     pages = PlainPages(*(torch.randn(shape, dtype=torch.bfloat16) for _ in range(2)))
-    core = DraftingCore(draft, embedding[draft.d2t], lambda ids: embedding[ids], pages, config.semi_ar_width, NODES)
+    core = DraftingCore(draft, linear_of(embedding[draft.d2t]), lambda ids: embedding[ids], pages, config.semi_ar_width, NODES)
     # Without a compressor a picture's positions are text to the draft; otherwise those behind its latents are hidden.
     hidden, spans = 0, SpanTable.empty(1)
     if config.pooling is not None:

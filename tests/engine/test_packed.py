@@ -1,0 +1,41 @@
+"""Matrix products by vLLM's CPU kernels are those of torch."""
+
+import pytest
+import torch
+from torch import nn
+
+from vllm_specflash.draft.linear import linear_of
+from vllm_specflash.engine.packed import compute_by, pack
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("inside, out, bias", [(576, 96, True), (32, 2048, False), (24, 7, True)])
+def test_a_packed_layer_computes_the_same(dtype, inside, out, bias):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(inside, out, bias).to(dtype).requires_grad_(False))
+    for rows in ((0,), (1,), (3, 5)):
+        x = torch.randn(*rows, inside, dtype=dtype)
+        expected = nn.functional.linear(x, *_weights(module[0]))
+        packed = nn.Sequential(linear_of(*_weights(module[0])))
+        pack(packed)
+        # No second copy is kept. Not every CPU has a kernel for float16: there the layer stays as it is.
+        assert packed[0].weight.numel() == 0 or dtype == torch.float16
+        found = packed(x)
+        assert found.shape == expected.shape and found.dtype == dtype
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def _weights(layer: nn.Linear) -> tuple:
+    return layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
+
+
+def test_a_table_of_the_targets_is_not_packed_twice():
+    torch.manual_seed(0)
+    padded = nn.Linear(16, 64, bias=False).requires_grad_(False)
+    weight = padded.weight.clone()
+    pack(padded)
+    lm_head = linear_of(weight[:50])
+    compute_by(lm_head, padded)
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(lm_head(x), x @ weight[:50].T)
