@@ -1,6 +1,8 @@
 """What whole steps take, by a clock that the tests turn."""
 
-from vllm_specflash.tree.overhead import Overhead, StepClock
+from vllm_specflash.tree.overhead import KNOWN_FOR, Kind, Overhead, StepClock
+
+PLAIN, CHAINS, TREES = Kind
 
 
 class Time:
@@ -11,14 +13,14 @@ class Time:
         return self.now
 
 
-def _clock(*steps: tuple[float, int, bool, float | None]) -> StepClock:
-    """After steps of (seconds, requests, verified, foreseen)."""
+def _clock(*steps: tuple[float, int, Kind, float | None]) -> StepClock:
+    """After steps of (seconds, requests, kind, foreseen)."""
     time = Time()
     clock = StepClock(time)
-    clock.end_step(1, False, 0.0)
-    for seconds, requests, verified, foreseen in steps:
+    clock.end_step(1, PLAIN, 0.0)
+    for seconds, requests, kind, foreseen in steps:
         time.now += seconds
-        clock.end_step(requests, verified, foreseen)
+        clock.end_step(requests, kind, foreseen)
     return clock
 
 
@@ -27,29 +29,43 @@ def _close(found: Overhead, plain: float, verifying: float) -> bool:
 
 
 def test_it_is_what_steps_took_over_what_was_foreseen():
-    clock = _clock((3.0, 8, True, 2.0), (5.0, 8, True, 2.0), (9.0, 8, True, 2.0), (1.5, 8, False, 1.0))
-    assert _close(clock.overhead(8), 0.5, 3.0)
+    clock = _clock((3.0, 8, CHAINS, 2.0), (5.0, 8, CHAINS, 2.0), (9.0, 8, CHAINS, 2.0), (1.5, 8, PLAIN, 1.0))
+    assert _close(clock.overhead(8, CHAINS), 0.5, 3.0)
 
 
 def test_one_kind_alone_says_nothing():
-    clock = _clock((3.0, 8, True, 2.0))
-    assert clock.overhead(8) == Overhead() and clock.unsure(8)
-    clock = _clock((3.0, 8, False, 2.0))
-    assert clock.overhead(8) == Overhead() and not clock.unsure(8)
+    clock = _clock((3.0, 8, CHAINS, 2.0))
+    assert clock.overhead(8, CHAINS) == Overhead() and clock.unsure(8)
+    clock = _clock((3.0, 8, PLAIN, 2.0))
+    assert clock.overhead(8, CHAINS) == Overhead() and not clock.unsure(8)
 
 
 def test_loads_are_told_apart_by_powers_of_two():
-    clock = _clock((3.0, 8, True, 2.0), (3.0, 8, False, 1.0))
-    assert _close(clock.overhead(15), 2.0, 1.0)
-    assert clock.overhead(16) == clock.overhead(7) == Overhead() and not clock.unsure(16)
+    clock = _clock((3.0, 8, CHAINS, 2.0), (3.0, 8, PLAIN, 1.0))
+    assert _close(clock.overhead(15, CHAINS), 2.0, 1.0)
+    assert clock.overhead(16, CHAINS) == clock.overhead(7, CHAINS) == Overhead() and not clock.unsure(16)
 
 
 def test_a_step_that_is_not_learned_from_is_still_where_the_next_begins():
-    clock = _clock((50.0, 8, True, None), (3.0, 8, True, 2.0), (60.0, 8, False, None), (3.0, 8, False, 1.0))
-    assert _close(clock.overhead(8), 2.0, 1.0)
+    clock = _clock((50.0, 8, CHAINS, None), (3.0, 8, CHAINS, 2.0), (60.0, 8, PLAIN, None), (3.0, 8, PLAIN, 1.0))
+    assert _close(clock.overhead(8, CHAINS), 2.0, 1.0)
 
 
 def test_before_the_first_end_nothing_is_known_of_a_step():
     clock = StepClock(Time())
-    clock.end_step(1, True, 0.0)
+    clock.end_step(1, CHAINS, 0.0)
     assert not clock.unsure(1)
+
+
+def test_chains_and_trees_are_told_apart():
+    clock = _clock((3.0, 8, CHAINS, 2.0), (7.0, 8, TREES, 2.0), (1.5, 8, PLAIN, 1.0))
+    assert _close(clock.overhead(8, CHAINS), 0.5, 1.0) and _close(clock.overhead(8, TREES), 0.5, 5.0)
+    assert clock.overhead(8, TREES) == clock.overhead(15, TREES)
+
+
+def test_what_a_kind_took_is_forgotten():
+    clock = _clock((3.0, 8, CHAINS, 2.0))
+    assert clock.forgot(8, TREES) and clock.forgot(16, CHAINS) and not clock.forgot(8, CHAINS)
+    for _ in range(KNOWN_FOR + 1):
+        clock.end_step(8, TREES, 0.0)
+    assert clock.forgot(8, CHAINS) and not clock.forgot(8, TREES)

@@ -3,40 +3,66 @@
 import numpy as np
 import pytest
 
+from vllm_specflash.tree.build import Trees
 from vllm_specflash.tree.cost import StepCost
-from vllm_specflash.tree.overhead import StepClock
+from vllm_specflash.tree.overhead import KNOWN_FOR, StepClock
 from vllm_specflash.tree.pause import LOOK
 from vllm_specflash.tree.sizing import Sizing
 from vllm_specflash.tree.step import Draft, StepTrees
 
 REQUESTS, STEPS = 8, 400
+
+
+def _trees(parents: list[int]) -> Trees:
+    """Of every request."""
+    bits = [0]
+    for node, parent in enumerate(parents):
+        bits.append(bits[parent + 1] | 2 << node)
+    nothing = np.zeros((REQUESTS, len(parents)))
+    return Trees(np.tile(parents, (REQUESTS, 1)), nothing, nothing, nothing, nothing, np.tile(bits[1:], (REQUESTS, 1)))
+
+
 # Half of all first tokens are taken, and a quarter of all second ones.
-CHANCES = np.tile([0.5, 0.25], (REQUESTS, 1))
-NO_PATHS = np.zeros_like(CHANCES, dtype=bool)
+CHAINS, CHANCES = _trees([-1, 0]), np.tile([0.5, 0.25], (REQUESTS, 1))
+# The same, and as good a second choice of the first as the second ones are.
+BRANCHING, WITH_SIBLINGS = _trees([-1, -1, 0, 1]), np.tile([0.5, 0.3, 0.25, 0.15], (REQUESTS, 1))
 
 
 class Engine:
     """A target whose steps take what it says and not what was measured."""
 
-    def __init__(self, measured: StepCost | None, plain: float, verifying: float, drafting: float = 2e-3):
+    def __init__(
+        self, measured: StepCost | None, plain: float, verifying: float, drafting: float = 2e-3, trees: Trees = CHAINS,
+        chances: np.ndarray = CHANCES, branching: float = 0.0,
+    ):  # fmt: skip
         self.now, self.plain, self.verifying, self.drafting = 0.0, plain, verifying, drafting
+        self.trees, self.chances, self.branching = trees, chances, branching
         self.sizing = Sizing(StepClock(lambda: self.now))
         self.sizing.step_cost = measured
-        self.resting = self.verified = 0
+        self.resting = self.verified = self.branched = 0
 
     def run(self, steps: int) -> None:
-        kept = np.zeros(REQUESTS, dtype=int)
+        kept = np.zeros_like(self.chances, dtype=bool)
         for _ in range(steps):
-            trees = StepTrees.of([Draft.chain(n) for n in kept.tolist()]) if kept.any() else None
+            trees = StepTrees.of([self._draft(nodes) for nodes in kept]) if kept.any() else None
             tokens = REQUESTS + int(kept.sum())
             self.now += self.verifying if trees else self.plain
             self.verified += trees is not None
+            if trees is not None and trees.branches:
+                self.now += self.branching
+                self.branched += 1
             resting = self.sizing.rests(REQUESTS)
             self.resting += resting
-            kept = np.zeros(REQUESTS, dtype=int) if resting else self.sizing.keep(CHANCES, REQUESTS, NO_PATHS)
+            kept = np.zeros_like(kept) if resting else self.sizing.keep(self.chances, REQUESTS, self.trees)
             drafting = 0.0 if resting else self.drafting
             self.now += drafting
             self.sizing.end_step(REQUESTS, tokens, trees, drafting, decoding=True)
+
+    def _draft(self, kept: np.ndarray) -> Draft:
+        nodes = np.flatnonzero(kept)
+        index = {-1: 0, **{node: i + 1 for i, node in enumerate(nodes.tolist())}}
+        parents = [index[parent] for parent in self.trees.parent[0, nodes].tolist()]
+        return Draft([-1, *parents], [np.nan] * (len(nodes) + 1))
 
 
 FLAT, STEEP = (StepCost.of({8: 20e-3, 24: seconds}) for seconds in (20e-3, 60e-3))
@@ -55,6 +81,39 @@ def test_it_drafts_where_that_pays(drafting):
     engine = Engine(FLAT, 20e-3, 22e-3, drafting)
     engine.run(STEPS)
     assert engine.resting == LOOK and engine.verified >= STEPS - LOOK - 2
+
+
+def _with_branches(branching: float) -> Engine:
+    return Engine(FLAT, 20e-3, 22e-3, trees=BRANCHING, chances=WITH_SIBLINGS, branching=branching)
+
+
+def test_trees_branch_where_that_pays():
+    """But for the few steps that show what plain ones and chains take."""
+    engine = _with_branches(branching=1e-3)
+    engine.run(STEPS)
+    assert engine.resting == LOOK and engine.branched >= STEPS - 2 * LOOK - 2
+
+
+def test_drafts_are_chains_where_branches_cost_more_than_they_give():
+    engine = _with_branches(branching=10e-3)
+    engine.run(STEPS)
+    assert engine.resting == LOOK and engine.verified >= STEPS - LOOK - 2
+    assert 0 < engine.branched < 4 * LOOK
+
+
+def test_what_branches_cost_is_looked_at_again():
+    engine = _with_branches(branching=10e-3)
+    engine.run(STEPS)
+    engine.branching = engine.branched = 0
+    engine.run(3 * KNOWN_FOR)
+    assert engine.branched > KNOWN_FOR
+
+
+def test_chains_are_the_most_probable_paths():
+    sizing = Sizing(StepClock(lambda: 0.0))
+    sizing.step_cost = StepCost(np.array([8, 64]), np.array([1.0, 1.001]), side_path_seconds=10.0)
+    kept = sizing.keep(WITH_SIBLINGS, REQUESTS, BRANCHING)
+    assert kept.tolist() == [[True, False, True, False]] * REQUESTS
 
 
 def test_without_a_measured_cost_it_never_rests():

@@ -5,7 +5,7 @@ parent and the n best nodes are a tree.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ class Trees:
         candidate: [Q, n] which candidate of its depth's position a node is.
         chance: [Q, n] that a node is accepted with all before it, descending; 0 where there is no node.
         conditional: [Q, n] the same given that its parent is, as the tables say it: uncalibrated.
+        ancestors: [Q, n] int64: bit j + 1 set if node j is an ancestor or the node itself; bit 0 is the root's.
     """
 
     parent: np.ndarray
@@ -31,17 +32,24 @@ class Trees:
     candidate: np.ndarray
     chance: np.ndarray
     conditional: np.ndarray
+    ancestors: np.ndarray
 
     @classmethod
     def of(cls, tree: BestTree) -> "Trees":
         """On the host."""
-        parts = (tree.parents, tree.depth, tree.candidate, tree.chance, tree.conditional)
+        parts = (tree.parents, tree.depth, tree.candidate, tree.chance, tree.conditional, tree.ancestors[:, 1:])
         return cls(*(part.cpu().numpy() for part in parts))
 
-    @property
+    @cached_property
     def starts_path(self) -> np.ndarray:
         """[Q, n] bool: not the best child of its parent, so that a side path begins there (layout.py)."""
         return ((self.parent[:, :, None] == self.parent[:, None, :]) & _earlier(self.parent.shape[1])).any(2)
+
+    @cached_property
+    def on_side_path(self) -> np.ndarray:
+        """[Q, n] bool: on a path that is not the most probable one, or on one that leaves such a path."""
+        nodes = np.int64(2) << np.arange(self.parent.shape[1])
+        return (self.ancestors & (self.starts_path * nodes).sum(1, keepdims=True)) != 0
 
 
 @cache

@@ -3,9 +3,21 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple
 
 from vllm_specflash.tree.pause import Typical
+
+# What a kind of step took is known for so many steps.
+KNOWN_FOR = 512
+
+
+class Kind(Enum):
+    """What a step verifies."""
+
+    PLAIN = "nothing"
+    CHAINS = "chains alone"
+    TREES = "trees, of which at least one branches"
 
 
 class Overhead(NamedTuple):
@@ -17,7 +29,7 @@ class Overhead(NamedTuple):
 
 
 class StepClock:
-    """Times whole steps of decoding, those that verified drafts and those that didn't, at each size of batch (to a power of two).
+    """Times whole steps of decoding, kind by kind, at each size of batch (to a power of two).
 
     Args:
         read: seconds that only ever grow.
@@ -25,9 +37,10 @@ class StepClock:
 
     def __init__(self, read: Callable[[], float] = time.perf_counter):
         self._read, self._ended = read, None
-        self._seen: dict[tuple[int, bool], Typical] = defaultdict(Typical)
+        self._seen: dict[tuple[int, Kind], Typical] = defaultdict(Typical)
+        self._steps, self._newest = 0, {}
 
-    def end_step(self, requests: int, verified: bool, foreseen: float | None) -> None:
+    def end_step(self, requests: int, kind: Kind, foreseen: float | None) -> None:
         """A step ends; the next one begins at once.
 
         Args:
@@ -35,18 +48,26 @@ class StepClock:
         """
         now, began = self._read(), self._ended
         self._ended = now
+        self._steps += 1
         if foreseen is not None and began is not None:
-            self._seen[requests.bit_length(), verified].add(now - began - foreseen)
+            self._seen[requests.bit_length(), kind].add(now - began - foreseen)
+            self._newest[requests.bit_length(), kind] = self._steps
 
-    def overhead(self, requests: int) -> Overhead:
-        """Of steps of so many requests; none at all before both kinds were seen, since one alone would favour the other."""
-        plain, verifying = self._timings(requests)
+    def overhead(self, requests: int, kind: Kind) -> Overhead:
+        """Of steps of so many requests that verify drafts of a kind; none at all before such and plain ones were seen, since one alone would
+        favour the other."""
+        plain, verifying = self._typical(requests, Kind.PLAIN), self._typical(requests, kind)
         return Overhead(plain.value, verifying.value) if plain and verifying else Overhead()
 
     def unsure(self, requests: int) -> bool:
         """Whether steps with drafts were seen at this load, and none without."""
-        plain, verifying = self._timings(requests)
-        return bool(verifying) and not plain
+        seen = [bool(self._typical(requests, kind)) for kind in Kind]
+        return any(seen[1:]) and not seen[0]
 
-    def _timings(self, requests: int) -> tuple[Typical, Typical]:
-        return self._seen[requests.bit_length(), False], self._seen[requests.bit_length(), True]
+    def forgot(self, requests: int, kind: Kind) -> bool:
+        """Whether such steps are still to be seen at this load, or were seen too long ago to count on what they took."""
+        newest = self._newest.get((requests.bit_length(), kind))
+        return newest is None or self._steps - newest > KNOWN_FOR
+
+    def _typical(self, requests: int, kind: Kind) -> Typical:
+        return self._seen[requests.bit_length(), kind]

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from vllm_specflash.tree.cost import StepCost, best_sizes
-from vllm_specflash.tree.overhead import StepClock
-from vllm_specflash.tree.pause import Pause, Typical
+from vllm_specflash.tree.build import Trees
+from vllm_specflash.tree.cost import Sizes, StepCost, best_sizes
+from vllm_specflash.tree.overhead import Kind, StepClock
+from vllm_specflash.tree.pause import LOOK, Pause, Typical
 from vllm_specflash.tree.step import StepTrees
 
 
@@ -22,6 +23,8 @@ class Sizing:
         self.step_cost: StepCost | None = None
         self.pause = Pause()
         self._drafting, self._clock = Typical(), clock or StepClock()
+        # Steps that are left of those which show what a kind of drafts takes, and of which kind.
+        self._looks, self._looks_at = 0, Kind.CHAINS
         # Whether drafts were made in this step, be it that none of them is worth verifying.
         self._drafted = False
 
@@ -31,18 +34,43 @@ class Sizing:
         self.pause.ease(requests)
         return resting
 
-    def keep(self, chances: np.ndarray, requests: int, starts_path: np.ndarray) -> np.ndarray:
-        """How many nodes [Q] of each tree to verify, in a batch of so many requests; a pause may follow.
+    def keep(self, chances: np.ndarray, requests: int, trees: Trees) -> np.ndarray:
+        """Which nodes [Q, n] of Q trees to verify, in a batch of so many requests; a pause may follow.
 
         Args:
             chances: [Q, n] of every node to be accepted with all above it; 0 where it must not be proposed.
-            starts_path: [Q, n] whether a side path begins with the node.
         """
         self._drafted = True
-        overhead = self._clock.overhead(requests)
-        sizes = best_sizes(chances, requests, self.step_cost, self._drafting.value, starts_path, overhead)
-        self.pause.weigh(sizes.gain, requests, self._clock.unsure(requests))
-        return sizes.lengths
+        kept, gain = self._best(chances, requests, trees)
+        self.pause.weigh(gain, requests, self._clock.unsure(requests))
+        return kept
+
+    def _best(self, chances: np.ndarray, requests: int, trees: Trees) -> tuple[np.ndarray, float]:
+        """Nodes of trees, or of their most probable paths alone, whichever is expected to give more tokens a second; and its gain."""
+        cut = self._sized(np.where(trees.on_side_path, 0.0, chances), requests, Kind.CHAINS)
+        reached = np.where(trees.on_side_path, 0, np.cumsum(~trees.on_side_path, 1))
+        paths = (reached > 0) & (reached <= cut.lengths[:, None])
+        if trees.starts_path.any():
+            grown = self._sized(chances, requests, Kind.TREES, trees.starts_path)
+            kept = np.arange(chances.shape[1]) < grown.lengths[:, None]
+            branches = (kept & trees.starts_path).any()
+            if self.step_cost is None or (branches and not self._prefers_chains(cut.gain > grown.gain, requests)):
+                return kept, grown.gain
+        return paths, cut.gain
+
+    def _sized(self, chances: np.ndarray, requests: int, kind: Kind, starts_path: np.ndarray | None = None) -> Sizes:
+        overhead = self._clock.overhead(requests, kind)
+        return best_sizes(chances, requests, self.step_cost, self._drafting.value, starts_path, overhead)
+
+    def _prefers_chains(self, better: bool, requests: int) -> bool:
+        """Whether chains are verified where trees would branch: they are better, or it is time to see what the one or the other takes."""
+        other = Kind.TREES if better else Kind.CHAINS
+        if not self._looks and self._clock.forgot(requests, other) and not self._clock.unsure(requests):
+            self._looks, self._looks_at = LOOK, other
+        if not self._looks:
+            return better
+        self._looks -= 1
+        return self._looks_at is Kind.CHAINS
 
     def end_step(self, requests: int, tokens: int, trees: StepTrees | None, drafting: float, decoding: bool) -> None:
         """Learn from how long the step took that ends here.
@@ -60,4 +88,5 @@ class Sizing:
         if self.step_cost is not None and decoding:
             side_paths = int(trees.starts_path.sum()) if trees is not None else 0
             foreseen = float(self.step_cost(tokens)) + side_paths * self.step_cost.side_path_seconds + drafting
-        self._clock.end_step(requests, trees is not None, foreseen)
+        kind = Kind.PLAIN if trees is None else Kind.TREES if trees.branches else Kind.CHAINS
+        self._clock.end_step(requests, kind, foreseen)

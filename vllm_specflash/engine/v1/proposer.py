@@ -211,7 +211,7 @@ class SpecFlashProposer:
         """Of the trees, what is worth verifying and fits, into drafts; tokens [Q, n] of their nodes."""
         slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
         chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
-        keep = self.sizing.keep(chances, len(drafts), trees.starts_path)
+        keep = self.sizing.keep(chances, len(drafts), trees)
         root = step.start[requests] + step.committed[requests]
         self._hand_over(tokens.tolist(), trees, keep, requests, step, root, drafts)
 
@@ -219,7 +219,7 @@ class SpecFlashProposer:
         self,
         tokens: list[list[int]],
         trees: Trees,
-        count: np.ndarray,
+        kept: np.ndarray,
         requests: np.ndarray,
         step: Step,
         root: np.ndarray,
@@ -227,18 +227,21 @@ class SpecFlashProposer:
     ) -> None:
         """Lay the trees out, as far as they can be verified, and remember them.
 
-        tokens [Q, n]; count [Q] nodes to keep; root [Q] target position of each tree's root.
+        tokens [Q, n]; kept [Q, n] bool, nodes to verify, none without its parent; root [Q] target position of each tree's root.
         """
         parents, chances, depth = trees.parent.tolist(), trees.conditional.tolist(), trees.depth.tolist()
         allowance = None if self.side_paths is None else self.side_paths.allowance()
-        for q, (request, n) in enumerate(zip(requests.tolist(), count.tolist())):
-            order, above = lay_out(parents[q][:n])
-            starts = [node for node, parent in enumerate(above) if parent != node]
+        for q, request in enumerate(requests.tolist()):
+            nodes = np.flatnonzero(kept[q]).tolist()
+            index = {node: i for i, node in enumerate(nodes)}
+            order, above = lay_out([index.get(parents[q][node], -1) for node in nodes])
+            starts, n = [i for i, parent in enumerate(above) if parent != i], len(nodes)
             if starts:
-                n = allowance.take(n, starts, int(root[q]), max(depth[q][:n]))
+                n = allowance.take(n, starts, int(root[q]), max(depth[q][node] for node in nodes))
                 self.stats.branching += starts[0] < n
-            drafts[request] = [tokens[q][node] for node in order[:n]]
-            self._drafted[step.req_ids[request]] = Draft([-1, *above[:n]], [np.nan, *(chances[q][node] for node in order[:n])])
+            laid = [nodes[i] for i in order[:n]]
+            drafts[request] = [tokens[q][node] for node in laid]
+            self._drafted[step.req_ids[request]] = Draft([-1, *above[:n]], [np.nan, *(chances[q][node] for node in laid)])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return to_device(array, self.device)
