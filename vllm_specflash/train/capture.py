@@ -1,10 +1,11 @@
 """The target's hidden states as vLLM computes them, so that generating answers gives the features too.
 
-`HiddenStateCapture` is a worker extension (`LLM(worker_extension_cls=...)`); it leans on two things of vLLM: a model's
-forward returns the hidden states behind the final norm, and the rows of a step lie in the order of `input_batch`; of models that see,
-the forward is given `inputs_embeds`.
+`HiddenStateCapture` is a worker extension (`LLM(worker_extension_cls=...)`) for both of vLLM's model runners; it leans on this: a model's
+forward returns the hidden states behind the final norm, and the rows of a step lie in the order of its `input_batch`; of models that
+see, the forward is given `inputs_embeds`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -41,14 +42,8 @@ class HiddenStateCapture:
 
         def execute_and_keep(scheduler_output, *args, **kwargs):
             result = execute_model(scheduler_output, *args, **kwargs)
-            scheduled, batch, row = scheduler_output.num_scheduled_tokens, runner.input_batch, 0
-            for index, request in enumerate(batch.req_ids):
-                count = scheduled.get(request, 0)
-                # Where the rows belong: a preempted request computes its first positions again.
-                place = int(batch.num_computed_tokens_cpu[index])
-                rows = step["told"][row : row + count].to(torch.bfloat16).clone()
-                self._captured.setdefault(request, []).append((place, rows))
-                row += count
+            for request, place, first, end in _rows_of_step(runner, scheduler_output):
+                self._captured.setdefault(request, []).append((place, step["told"][first:end].to(torch.bfloat16).clone()))
             return result
 
         runner.execute_model = execute_and_keep
@@ -63,6 +58,30 @@ class HiddenStateCapture:
                 tensors[request][place : place + len(rows)] = rows.cpu()
         save_file(tensors, path)
         self._captured.clear()
+
+
+def _rows_of_step(runner, scheduler_output) -> Iterator[tuple[str, int, int, int]]:
+    """(request id, position of its first row, first row, end) of the step that just ran.
+
+    Positions tell where rows belong: a preempted request computes its first ones again.
+    """
+    if hasattr(runner, "input_batch"):
+        batch, scheduled = runner.input_batch, scheduler_output.num_scheduled_tokens
+        counts = [scheduled.get(request, 0) for request in batch.req_ids]
+        places = batch.num_computed_tokens_cpu[: len(counts)].tolist()
+    elif runner.execute_model_state is None:
+        # Model runner V2, and nothing was scheduled.
+        return
+    else:
+        # There the host may not know yet how far a request is: the device does.
+        batch = runner.execute_model_state.input_batch
+        starts = torch.from_numpy(batch.query_start_loc_np[: batch.num_reqs])
+        counts = batch.num_scheduled_tokens[: batch.num_reqs].tolist()
+        places = batch.positions[starts.to(batch.positions.device)].tolist()
+    row = 0
+    for request, place, count in zip(batch.req_ids, places, counts):
+        yield request, place, row, row + count
+        row += count
 
 
 def read_captured(path: Path) -> dict[str, Tensor]:
