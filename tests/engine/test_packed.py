@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from engines import engine, runner
 from torch import nn
 
+from vllm_specflash.draft.core import DraftingCore
 from vllm_specflash.draft.linear import linear_of
 from vllm_specflash.engine.packed import compute_by, pack
 
@@ -20,6 +22,7 @@ def test_a_packed_layer_computes_the_same(dtype, inside, out, bias):
         pack(packed)
         # No second copy is kept. Not every CPU has a kernel for float16: there the layer stays as it is.
         assert packed[0].weight.numel() == 0 or dtype == torch.float16
+        assert packed[0].weight.dtype == dtype
         found = packed(x)
         assert found.shape == expected.shape and found.dtype == dtype
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
@@ -39,3 +42,20 @@ def test_a_table_of_the_targets_is_not_packed_twice():
     compute_by(lm_head, padded)
     x = torch.randn(3, 16)
     torch.testing.assert_close(lm_head(x), x @ weight[:50].T)
+
+
+@pytest.mark.parametrize("name", ["knowing", "random"])
+def test_an_engine_packs_what_its_draft_computes_with(llava, drafts, name, monkeypatch):
+    """And has drafted once before the first request comes."""
+    measured, measure = [], DraftingCore.measure
+    monkeypatch.setattr(DraftingCore, "measure", lambda core, *sizes: measured.append(sizes) or measure(core, *sizes))
+    with engine(llava, drafts[name]) as llm:
+        draft, target = runner(llm).drafter.draft, runner(llm).model.get_language_model().lm_head
+        assert hasattr(draft.model.fc, "cpu_linear") and hasattr(draft.model.head.down_proj, "cpu_linear")
+        if draft.config.draft_vocab_size is None:
+            # The target's table, by its kernel.
+            assert not hasattr(draft.lm_head, "cpu_linear")
+            assert draft.lm_head.weight.data_ptr() == target.weight.data_ptr()
+        else:
+            assert hasattr(draft.lm_head, "cpu_linear")
+    assert measured == [(1, 1)]

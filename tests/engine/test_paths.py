@@ -49,20 +49,21 @@ def test_paths_see_what_tree_attention_sees(step, seed):
     per_request = int(max(base + trees.counts)) // size + 1
     own = np.arange(len(drafts) * per_request).reshape(len(drafts), -1)[:, ::-1].copy()
     spare = np.arange(own.size, own.size + 40)
-    cache = torch.randn(2, own.size + 40, size, KV_HEADS, HEAD_DIM, generator=generator, dtype=torch.float64)
+    cache = torch.randn(own.size + 40, 2, size, KV_HEADS, HEAD_DIM, generator=generator, dtype=torch.float64)
     query = torch.randn(int(rows.sum()), HEADS, HEAD_DIM, generator=generator, dtype=torch.float64)
     key, value = torch.randn(2, int(rows.sum()), KV_HEADS, HEAD_DIM, generator=generator, dtype=torch.float64)
-
-    paths = PathSequences(trees, rows, base, spare, size)
     position = np.concatenate([np.arange(b - extra, b + n) for b, extra, n in zip(base, before, trees.counts)])
     request = np.repeat(np.arange(len(drafts)), rows)
     slots = own[request, position // size] * size + position % size
-    flat = cache.view(2, -1, KV_HEADS, HEAD_DIM)
-    flat[0][slots], flat[1][slots] = key, value
-    for source, target in zip(paths.copied(own), spare):
-        cache[:, target] = cache[:, source]
-    written, where = paths.writes
-    flat[0][where], flat[1][where] = key[written], value[written]
+
+    def update(keys: torch.Tensor, values: torch.Tensor, at: torch.Tensor) -> None:
+        cache[at // size, 0, at % size], cache[at // size, 1, at % size] = keys, values
+
+    side_paths = SidePaths(spare, size, [cache], DraftStats())
+    assert side_paths.begin(trees, rows, base)
+    paths = side_paths.lay_paths(own)
+    side_paths.store(update, key, value, cache, torch.from_numpy(slots))
+    flat = [cache[:, part].reshape(-1, KV_HEADS, HEAD_DIM) for part in (0, 1)]
 
     table, outs, first = paths.block_table(own), [], 0
     for sequence, (length, n) in enumerate(zip(paths.seq_lens, paths.query_lens)):
@@ -78,7 +79,7 @@ def test_paths_see_what_tree_attention_sees(step, seed):
         seen = level >= 0
         bits[seen] |= 1 << torch.from_numpy(trees.index[level[seen]])
     expected = tree_attention_torch(
-        query[node_rows], cache[0], cache[1], torch.from_numpy(own).int(), torch.from_numpy(base).int(),
+        query[node_rows], cache[:, 0].contiguous(), cache[:, 1].contiguous(), torch.from_numpy(own).int(), torch.from_numpy(base).int(),
         torch.from_numpy(np.append(0, np.cumsum(trees.counts))).int(), bits, 0.3,
     )  # fmt: skip
     torch.testing.assert_close(found[node_rows], expected, rtol=1e-9, atol=1e-9)
@@ -100,11 +101,12 @@ def test_accepted_paths_end_up_where_a_chain_would_lie(step, data):
     for request, length in enumerate(base):
         at = np.arange(length)
         cache[own[request, at // size], at % size] = -1 - at
-    at = base[trees.request] + trees.index
-    cache[own[trees.request, at // size], at % size] = np.arange(len(at))
     for source, target in zip(paths.copied(own), spare):
         cache[target] = cache[source]
-    flat_of_row = np.full(int(rows.sum()), -2000)
+    at = base[trees.request] + trees.index
+    cache[own[trees.request, at // size], at % size] = np.arange(len(at))
+    # Rows before a root hold what committed positions do.
+    flat_of_row = np.concatenate([np.append(-1 - np.arange(b - e, b), np.zeros(n)) for b, e, n in zip(base, before, trees.counts)]).astype(int)
     flat_of_row[(np.cumsum(rows) - trees.counts)[trees.request] + trees.index] = np.arange(len(at))
     written, where = paths.writes
     cache.reshape(-1)[where] = flat_of_row[written]

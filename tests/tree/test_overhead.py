@@ -1,6 +1,6 @@
 """What whole steps take, by a clock that the tests turn."""
 
-from vllm_specflash.tree.overhead import KNOWN_FOR, Kind, Overhead, StepClock
+from vllm_specflash.tree.overhead import LOOK_AGAIN, Kind, Overhead, StepClock
 
 PLAIN, CHAINS, TREES = Kind
 
@@ -63,9 +63,14 @@ def test_chains_and_trees_are_told_apart():
     assert clock.overhead(8, TREES) == clock.overhead(15, TREES)
 
 
-def test_what_a_kind_took_is_forgotten():
+def test_when_to_look():
     clock = _clock((3.0, 8, CHAINS, 2.0))
-    assert clock.forgot(8, TREES) and clock.forgot(16, CHAINS) and not clock.forgot(8, CHAINS)
-    for _ in range(KNOWN_FOR + 1):
+    assert not clock.time_for(8, CHAINS) and clock.time_for(16, CHAINS) and clock.time_for(8, TREES)
+    # Asked for now, whatever becomes of it.
+    assert not clock.time_for(8, TREES)
+    for _ in range(LOOK_AGAIN + 1):
+        clock.end_step(8, TREES, None)
+    assert clock.time_for(8, CHAINS) and clock.time_for(8, TREES)
+    for _ in range(LOOK_AGAIN + 1):
         clock.end_step(8, TREES, 0.0)
-    assert clock.forgot(8, CHAINS) and not clock.forgot(8, TREES)
+    assert clock.time_for(8, CHAINS) and not clock.time_for(8, TREES)

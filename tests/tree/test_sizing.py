@@ -5,9 +5,9 @@ import pytest
 
 from vllm_specflash.tree.build import Trees
 from vllm_specflash.tree.cost import StepCost
-from vllm_specflash.tree.overhead import KNOWN_FOR, StepClock
+from vllm_specflash.tree.overhead import LOOK_AGAIN, StepClock
 from vllm_specflash.tree.pause import LOOK
-from vllm_specflash.tree.sizing import Sizing
+from vllm_specflash.tree.sizing import DRAFT_LOOKS, Sizing
 from vllm_specflash.tree.step import Draft, StepTrees
 
 REQUESTS, STEPS = 8, 400
@@ -41,7 +41,7 @@ class Engine:
         self.sizing.step_cost = measured
         self.resting = self.verified = self.branched = 0
 
-    def run(self, steps: int) -> None:
+    def run(self, steps: int, decoding: bool = True) -> None:
         kept = np.zeros_like(self.chances, dtype=bool)
         for _ in range(steps):
             trees = StepTrees.of([self._draft(nodes) for nodes in kept]) if kept.any() else None
@@ -56,7 +56,7 @@ class Engine:
             kept = np.zeros_like(kept) if resting else self.sizing.keep(self.chances, REQUESTS, self.trees)
             drafting = 0.0 if resting else self.drafting
             self.now += drafting
-            self.sizing.end_step(REQUESTS, tokens, trees, drafting, decoding=True)
+            self.sizing.end_step(REQUESTS, tokens, trees, drafting, decoding)
 
     def _draft(self, kept: np.ndarray) -> Draft:
         nodes = np.flatnonzero(kept)
@@ -91,22 +91,48 @@ def test_trees_branch_where_that_pays():
     """But for the few steps that show what plain ones and chains take."""
     engine = _with_branches(branching=1e-3)
     engine.run(STEPS)
-    assert engine.resting == LOOK and engine.branched >= STEPS - 2 * LOOK - 2
+    assert engine.resting == LOOK and engine.branched >= STEPS - LOOK - DRAFT_LOOKS - 2
 
 
 def test_drafts_are_chains_where_branches_cost_more_than_they_give():
     engine = _with_branches(branching=10e-3)
     engine.run(STEPS)
     assert engine.resting == LOOK and engine.verified >= STEPS - LOOK - 2
-    assert 0 < engine.branched < 4 * LOOK
+    assert 0 < engine.branched < 4 * DRAFT_LOOKS
 
 
 def test_what_branches_cost_is_looked_at_again():
     engine = _with_branches(branching=10e-3)
-    engine.run(STEPS)
+    engine.run(4 * LOOK_AGAIN)
     engine.branching = engine.branched = 0
-    engine.run(3 * KNOWN_FOR)
-    assert engine.branched > KNOWN_FOR
+    engine.run(LOOK_AGAIN + STEPS)
+    # One look is enough.
+    assert engine.branched > STEPS - 2 * DRAFT_LOOKS
+
+
+@pytest.mark.parametrize("branching, trees", [(10e-3, False), (0.0, True)])
+def test_a_look_ends_where_it_teaches_nothing(branching, trees):
+    """Every step runs a prompt's rows too, and is not timed."""
+    engine = _with_branches(branching)
+    engine.run(100)
+    engine.branched = 0
+    engine.run(STEPS, decoding=False)
+    assert (engine.branched > 0.9 * STEPS) is trees and (engine.branched < 0.1 * STEPS) is not trees
+
+
+def test_a_look_at_worse_drafts_starts_no_pause():
+    """Chains gain a little, and branches cost much more than they give."""
+    engine = Engine(FLAT, 20e-3, 22e-3, 7e-3, BRANCHING, WITH_SIBLINGS, branching=60e-3)
+    engine.run(4 * LOOK_AGAIN)
+    assert engine.resting == LOOK and engine.branched > 3 * DRAFT_LOOKS
+
+
+def test_trees_that_pay_are_drafted_where_no_chain_does():
+    """A step of one token is so much cheaper than one of two that only several paths together pay."""
+    sizing = Sizing(StepClock(lambda: 0.0))
+    sizing.step_cost = StepCost(np.array([8, 9, 64]), np.array([1.0, 1.8, 1.8]))
+    kept = [sizing.keep(WITH_SIBLINGS, REQUESTS, BRANCHING) for _ in range(20)]
+    assert all(nodes.any() for nodes in kept)
 
 
 def test_chains_are_the_most_probable_paths():

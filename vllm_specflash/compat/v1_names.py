@@ -91,6 +91,7 @@ ENGINE_NAMES = (
     ),
     Name("vllm.v1.sample.logits_processor", "LogitsProcessors", attributes=("non_argmax_invariant",)),
     Name("vllm.v1.sample.logits_processor", "MinTokensLogitsProcessor", attributes=("min_toks",)),
+    Name("vllm.v1.sample.thinking_budget_state", "ThinkingBudgetStateHolder.has_tracked_requests"),
     Name(
         "vllm.v1.sample.metadata",
         "SamplingMetadata",

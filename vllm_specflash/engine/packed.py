@@ -4,7 +4,6 @@ They want a weight packed, once. torch's own take two to four times as long at t
 """
 
 from torch import Tensor, nn
-from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 
 
 def pack(module: nn.Module) -> None:
@@ -20,10 +19,19 @@ def compute_by(layer: nn.Linear, packed: nn.Module) -> None:
 
 
 def _pack(layer: nn.Linear) -> None:
+    # GPUs' workers import this file too.
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    dtype = layer.weight.dtype
     dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+    # What vLLM before 0.32 leaves in its place is of another dtype; what a draft computes in is read off its weights.
+    layer.weight.data = layer.weight.data.to(dtype)
 
     def forward(x: Tensor) -> Tensor:
-        # Not every one of those kernels takes no rows at all.
-        return layer.cpu_linear(x, layer.weight, layer.bias) if len(x) else x.new_empty(*x.shape[:-1], layer.out_features)
+        if not len(x):
+            # Not every one of those kernels takes no rows at all.
+            return x.new_empty(*x.shape[:-1], layer.out_features)
+        # Nor more dimensions than two.
+        return layer.cpu_linear(x.flatten(0, -2), layer.weight, layer.bias).unflatten(0, x.shape[:-1])
 
     layer.forward = forward

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from vllm_specflash.tree.pause import Typical
 
-# What a kind of step took is known for so many steps.
-KNOWN_FOR = 512
+# Drafts of the kind that is not chosen are looked at again after so many steps.
+LOOK_AGAIN = 512
 
 
 class Kind(Enum):
@@ -38,7 +38,8 @@ class StepClock:
     def __init__(self, read: Callable[[], float] = time.perf_counter):
         self._read, self._ended = read, None
         self._seen: dict[tuple[int, Kind], Typical] = defaultdict(Typical)
-        self._steps, self._newest = 0, {}
+        self._steps = 0
+        self._looked: dict[tuple[int, Kind], int] = {}
 
     def end_step(self, requests: int, kind: Kind, foreseen: float | None) -> None:
         """A step ends; the next one begins at once.
@@ -51,7 +52,7 @@ class StepClock:
         self._steps += 1
         if foreseen is not None and began is not None:
             self._seen[requests.bit_length(), kind].add(now - began - foreseen)
-            self._newest[requests.bit_length(), kind] = self._steps
+            self._looked[requests.bit_length(), kind] = self._steps
 
     def overhead(self, requests: int, kind: Kind) -> Overhead:
         """Of steps of so many requests that verify drafts of a kind; none at all before such and plain ones were seen, since one alone would
@@ -64,10 +65,16 @@ class StepClock:
         seen = [bool(self._typical(requests, kind)) for kind in Kind]
         return any(seen[1:]) and not seen[0]
 
-    def forgot(self, requests: int, kind: Kind) -> bool:
-        """Whether such steps are still to be seen at this load, or were seen too long ago to count on what they took."""
-        newest = self._newest.get((requests.bit_length(), kind))
-        return newest is None or self._steps - newest > KNOWN_FOR
+    def time_for(self, requests: int, kind: Kind) -> bool:
+        """Whether it is time to look at what such steps take at this load: none was seen yet, or none for long.
+
+        A yes counts as a look, whatever comes of it: steps that also run prompts teach nothing.
+        """
+        load = requests.bit_length(), kind
+        due = load not in self._looked or self._steps - self._looked[load] > LOOK_AGAIN
+        if due:
+            self._looked[load] = self._steps
+        return due
 
     def _typical(self, requests: int, kind: Kind) -> Typical:
         return self._seen[requests.bit_length(), kind]

@@ -1,12 +1,17 @@
 """How much of its drafts an engine verifies, and when it makes none: by what steps were measured to take."""
 
+from collections import defaultdict
+
 import numpy as np
 
 from vllm_specflash.tree.build import Trees
 from vllm_specflash.tree.cost import Sizes, StepCost, best_sizes
 from vllm_specflash.tree.overhead import Kind, StepClock
-from vllm_specflash.tree.pause import LOOK, Pause, Typical
+from vllm_specflash.tree.pause import Pause, Typical
 from vllm_specflash.tree.step import StepTrees
+
+# Steps of a look at the other kind of drafts: more than half of those that a `Typical` remembers, so that it moves.
+DRAFT_LOOKS = 5
 
 
 class Sizing:
@@ -23,8 +28,8 @@ class Sizing:
         self.step_cost: StepCost | None = None
         self.pause = Pause()
         self._drafting, self._clock = Typical(), clock or StepClock()
-        # Steps that are left of those which show what a kind of drafts takes, and of which kind.
-        self._looks, self._looks_at = 0, Kind.CHAINS
+        # By load: kinds of drafts that the next steps verify to show what they take.
+        self._looks: dict[int, list[Kind]] = defaultdict(list)
         # Whether drafts were made in this step, be it that none of them is worth verifying.
         self._drafted = False
 
@@ -46,31 +51,33 @@ class Sizing:
         return kept
 
     def _best(self, chances: np.ndarray, requests: int, trees: Trees) -> tuple[np.ndarray, float]:
-        """Nodes of trees, or of their most probable paths alone, whichever is expected to give more tokens a second; and its gain."""
-        cut = self._sized(np.where(trees.on_side_path, 0.0, chances), requests, Kind.CHAINS)
-        reached = np.where(trees.on_side_path, 0, np.cumsum(~trees.on_side_path, 1))
-        paths = (reached > 0) & (reached <= cut.lengths[:, None])
-        if trees.starts_path.any():
-            grown = self._sized(chances, requests, Kind.TREES, trees.starts_path)
-            kept = np.arange(chances.shape[1]) < grown.lengths[:, None]
-            branches = (kept & trees.starts_path).any()
-            if self.step_cost is None or (branches and not self._prefers_chains(cut.gain > grown.gain, requests)):
-                return kept, grown.gain
-        return paths, cut.gain
+        """Nodes of trees, or of their most probable paths alone, whichever is expected to give more tokens a second; and what drafting gains."""
+        main = ~trees.on_side_path
+        chains = self._sized(np.where(main, chances, 0.0), requests, Kind.CHAINS)
+        on_chain = main & (np.cumsum(main, 1) <= chains.lengths[:, None])
+        if not trees.starts_path.any():
+            return on_chain, chains.gain
+        whole = self._sized(chances, requests, Kind.TREES, trees.starts_path)
+        in_tree = np.arange(chances.shape[1]) < whole.lengths[:, None]
+        if self.step_cost is None or not on_chain.any():
+            return in_tree, whole.gain
+        if not (in_tree & trees.starts_path).any():
+            return on_chain, chains.gain
+        # The better gain counts for a pause, be it that the other kind is looked at.
+        gain = max(chains.gain, whole.gain)
+        return (on_chain if self._take_chains(chains.gain > whole.gain, requests) else in_tree), gain
 
     def _sized(self, chances: np.ndarray, requests: int, kind: Kind, starts_path: np.ndarray | None = None) -> Sizes:
         overhead = self._clock.overhead(requests, kind)
         return best_sizes(chances, requests, self.step_cost, self._drafting.value, starts_path, overhead)
 
-    def _prefers_chains(self, better: bool, requests: int) -> bool:
-        """Whether chains are verified where trees would branch: they are better, or it is time to see what the one or the other takes."""
+    def _take_chains(self, better: bool, requests: int) -> bool:
+        """Whether chains are verified where trees would branch: they are better, or it is time to see what one or the other takes."""
+        looks = self._looks[requests.bit_length()]
         other = Kind.TREES if better else Kind.CHAINS
-        if not self._looks and self._clock.forgot(requests, other) and not self._clock.unsure(requests):
-            self._looks, self._looks_at = LOOK, other
-        if not self._looks:
-            return better
-        self._looks -= 1
-        return self._looks_at is Kind.CHAINS
+        if not looks and self._clock.time_for(requests, other):
+            looks += [other] * DRAFT_LOOKS
+        return looks.pop() is Kind.CHAINS if looks else better
 
     def end_step(self, requests: int, tokens: int, trees: StepTrees | None, drafting: float, decoding: bool) -> None:
         """Learn from how long the step took that ends here.

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-# Numbers that one maximum is taken of at first.
+# Columns of a block: the maximum of each is taken first, and looked for in the best one.
 BLOCK = 512
 
 
@@ -14,10 +14,10 @@ def greedy_tokens(logits: Tensor) -> Tensor:
     with vector instructions, but not where they are.
     """
     rows, size = logits.shape
-    # With fewer blocks than this there is nothing to gain.
+    # With smaller blocks than that there is nothing to gain.
     block = math.gcd(size, BLOCK)
     if block < BLOCK // 8:
         return logits.float().argmax(-1)
     blocks = logits.float().view(rows, -1, block)
-    first = blocks.amax(-1).argmax(-1)
-    return first * block + blocks[torch.arange(rows), first].argmax(-1)
+    best = blocks.amax(-1).argmax(-1)
+    return best * block + blocks[torch.arange(rows), best].argmax(-1)

@@ -126,8 +126,21 @@ class PathSequences:
         node = nodes[path, level]
         request = self.trees.request[node]
         position = self.base[request] + self.trees.depth[node]
+        rows = self.trees.rows(self.rows)[node]
+        if (self.rows > self.trees.counts).any():
+            path, position, rows = self._with_rows_before(path, position, rows)
         block = self._blocks[path, position // self.block_size - self._first[path]]
-        return self.trees.rows(self.rows)[node], block * self.block_size + position % self.block_size
+        return rows, block * self.block_size + position % self.block_size
+
+    def _with_rows_before(self, path: np.ndarray, position: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """And those of the step's rows before a root that lie in its block: when that was copied they were not there yet."""
+        owner = self.trees.request[self._side]
+        count = np.minimum((self.rows - self.trees.counts)[owner], self.base[owner] % self.block_size)
+        before = np.repeat(np.arange(len(owner)), count)
+        back = np.repeat(np.cumsum(count), count) - np.arange(len(before))
+        root = (np.cumsum(self.rows) - self.trees.counts)[owner]
+        added = (before, self.base[owner][before] - back, root[before] - back)
+        return tuple(np.concatenate(parts) for parts in zip((path, position, rows), added))
 
     def moves(self, own: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
         """(from, to) of the blocks to copy back once the walks of [R] ended at the flat nodes `last`."""

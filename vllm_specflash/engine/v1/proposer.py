@@ -65,7 +65,7 @@ class SpecFlashProposer:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Draft once for nobody: what is compiled or packed at its first use is so before a request comes."""
+        """Draft once for nobody, so that no request waits for what a first draft alone sets up."""
         self.core.measure(1, 1)
 
     def forget(self, req_ids: set[str]) -> None:

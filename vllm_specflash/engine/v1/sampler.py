@@ -64,8 +64,9 @@ class NodeSampler(RejectionSampler):
             # Nothing was drafted: a plain step, which vLLM of today takes through this sampler too.
             return self.sampler(logits=logits, sampling_metadata=sampling_metadata)
         if only_argmax(sampling_metadata):
+            sampled = greedy_tokens(logits)
             with self.stats.timing("verify_seconds"):
-                self.acceptance = self._walk(metadata, greedy_tokens(logits))
+                self.acceptance = self._walk(metadata, sampled)
             return SamplerOutput(sampled_token_ids=self.acceptance.tokens.int(), logprobs_tensors=None)
         draws = SeededDraws(sampling_metadata.generators, metadata.num_draft_tokens)
         sampled = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
