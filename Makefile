@@ -63,7 +63,7 @@ compat: $(READY)
 # The oldest vLLM that is supported, run: both model runners on 0.26.0, in an environment of its own. Not in .ci/run, whose time it is
 # not worth: 6 GB on the disk, since the torch that it was built for comes with all of CUDA.
 oldest: $(OLDEST)/.ready
-	$(OLDEST)/bin/pytest tests/engine/test_identity.py $(ARGS)
+	$(OLDEST)/bin/pytest tests/engine/test_identity.py tests/engine/test_packed.py $(ARGS)
 	$(OLDEST)/bin/pytest tests/v2/test_identity.py $(ARGS)
 
 $(OLDEST)/.ready: .ci/cpu-lock.txt .ci/oldest.txt setup.py pyproject.toml $(READY)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engines import engine, runner
+from engines import answers, draft_stats, engine, greedy, mixed_prompts, runner
 from torch import nn
 
 from vllm_specflash.draft.core import DraftingCore
@@ -49,7 +49,7 @@ def test_an_engine_packs_what_its_draft_computes_with(llava, drafts, name, monke
     """And has drafted once before the first request comes."""
     measured, measure = [], DraftingCore.measure
     monkeypatch.setattr(DraftingCore, "measure", lambda core, *sizes: measured.append(sizes) or measure(core, *sizes))
-    with engine(llava, drafts[name]) as llm:
+    with engine(llava, drafts[name], dtype="bfloat16") as llm:
         draft, target = runner(llm).drafter.draft, runner(llm).model.get_language_model().lm_head
         assert hasattr(draft.model.fc, "cpu_linear") and hasattr(draft.model.head.down_proj, "cpu_linear")
         if draft.config.draft_vocab_size is None:
@@ -58,4 +58,7 @@ def test_an_engine_packs_what_its_draft_computes_with(llava, drafts, name, monke
             assert draft.lm_head.weight.data_ptr() == target.weight.data_ptr()
         else:
             assert hasattr(draft.lm_head, "cpu_linear")
+        answers(llm, mixed_prompts()[:2], greedy(12))
+        stats = draft_stats(llm)
+        assert stats["errors"] == 0 and stats["proposed_tokens"] > 0 and stats["latents"] > 0
     assert measured == [(1, 1)]
