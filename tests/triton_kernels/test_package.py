@@ -25,6 +25,15 @@ def test_importing_it_at_top_level_is_refused_in_one_sentence():
 
 
 @pytest.mark.parent
+def test_commands_in_a_checkout_hide_it_from_vllm():
+    """`python -m vllm_specflash.lab.…` would have the root on sys.path."""
+    root = Path(vllm_specflash.triton_kernels.__file__).parent.parent
+    code = "import importlib.util as u, vllm_specflash.lab; assert u.find_spec('triton_kernels') is None; import vllm_specflash.lab.showcase"
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.parent
 def test_torch_paths_work_without_triton():
     code = """
 import sys

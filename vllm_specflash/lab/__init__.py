@@ -3,3 +3,10 @@
 Inside, imports also go one way: demo/ (a small world of pictures, and the targets that see it) knows nothing of measuring; showcase.py
 lists its targets; bench/ measures them and users' own; serving/ is a server with its clients; soak/ and inspection/ use these.
 """
+
+import sys
+from pathlib import Path
+
+# `python -m` in a checkout puts its root on sys.path, where vLLM finds our triton_kernels/ and reports that it cannot be imported.
+_ROOT = Path(__file__).resolve().parents[2]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
