@@ -29,6 +29,16 @@ def test_a_packed_layer_computes_the_same(dtype, inside, out, bias):
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
+def test_no_kernel_is_asked_about_no_rows():
+    """One of them ends the process then. More than two dimensions not every release flattens itself."""
+    asked = []
+    layer = linear_of(torch.ones(4, 3))
+    pack(layer)
+    layer.cpu_linear = lambda x, weight, bias: asked.append(x.shape) or x.new_zeros(len(x), 4)
+    assert layer(torch.ones(0, 3)).shape == (0, 4) and layer(torch.ones(2, 5, 3)).shape == (2, 5, 4)
+    assert asked == [(10, 3)]
+
+
 def _weights(layer: nn.Linear) -> tuple:
     return layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
 

@@ -4,6 +4,8 @@ import pytest
 from engines import answers, draft_stats, engine, greedy, mixed_prompts
 from vllm import SamplingParams
 
+from vllm_specflash.engine.v1.sampler import NodeSampler
+
 PARTICULAR = [
     greedy(presence_penalty=0.8, frequency_penalty=0.4),
     greedy(repetition_penalty=1.3),
@@ -31,6 +33,15 @@ def shared_engine(plain_answers, plain_particular, llava, drafts):
 def test_max_tokens_edges(shared_engine, plain_answers, max_tokens):
     expected = [tokens[:max_tokens] for tokens in plain_answers]
     assert answers(shared_engine, mixed_prompts(), greedy(max_tokens)) == expected
+
+
+def test_steps_of_plain_greedy_requests_do_not_ask_vllms_sampler(shared_engine, plain_answers, monkeypatch):
+    asked, at_drafts = [], NodeSampler._at_drafts
+    monkeypatch.setattr(NodeSampler, "_at_drafts", lambda *args: asked.append(args) or at_drafts(*args))
+    assert answers(shared_engine, mixed_prompts()[:2], greedy(12)) == [tokens[:12] for tokens in plain_answers[:2]]
+    assert not asked
+    answers(shared_engine, mixed_prompts()[:2], greedy(12, logprobs=1))
+    assert asked
 
 
 def test_stop_strings_and_stop_tokens(shared_engine, plain_answers):

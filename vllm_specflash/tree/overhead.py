@@ -62,8 +62,8 @@ class StepClock:
 
     def unsure(self, requests: int) -> bool:
         """Whether steps with drafts were seen at this load, and none without."""
-        seen = [bool(self._typical(requests, kind)) for kind in Kind]
-        return any(seen[1:]) and not seen[0]
+        drafts = self._typical(requests, Kind.CHAINS) or self._typical(requests, Kind.TREES)
+        return bool(drafts) and not self._typical(requests, Kind.PLAIN)
 
     def time_for(self, requests: int, kind: Kind) -> bool:
         """Whether it is time to look at what such steps take at this load: none was seen yet, or none for long.
