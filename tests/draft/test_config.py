@@ -19,6 +19,7 @@ SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, 
         ("num_key_value_heads", 3, "must be a multiple of its num_key_value_heads (3)."),
         ("head_dim", 7, "head_dim must be even for rotary positions, not 7."),
         ("transition_rank", -1, "transition_rank must not be negative, not -1."),
+        ("feed_forward", -1, "feed_forward must not be negative, not -1."),
         ("draft_vocab_size", 51, "draft_vocab_size must lie between 1 and target_vocab_size (50), not 51."),
     ],
 )
@@ -28,7 +29,7 @@ def test_a_wrong_field_is_named_in_one_sentence(field, value, sentence):
     assert str(error.value).endswith(sentence) and str(error.value).count("\n") == 0
 
 
-@pytest.mark.parametrize("extra", [{}, {"draft_vocab_size": 20, "transition_rank": 3}, {"variant": "plain"}])
+@pytest.mark.parametrize("extra", [{}, {"draft_vocab_size": 20, "transition_rank": 3}, {"variant": "plain"}, {"feed_forward": 24}])
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path, extra):
     draft = SpecFlashDraft(SpecFlashConfig(**SMALL, **extra)).to(torch.bfloat16)
     if "draft_vocab_size" in extra:

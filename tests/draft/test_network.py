@@ -87,6 +87,25 @@ def test_residual_variant_adds_what_the_plain_one_replaces():
     torch.testing.assert_close(plain.predict(x), plain.head(x))
 
 
+@pytest.mark.parametrize("variant", ["residual", "plain"])
+def test_a_feed_forward_block_adds_what_it_makes_of_each_row(variant):
+    draft, without = _draft(variant=variant, feed_forward=24), _draft(variant=variant)
+    without.load_state_dict({name: w for name, w in draft.state_dict().items() if not name.startswith("feed_forward")})
+    u, positions = torch.randn(1, 7, 32), torch.arange(7)[None]
+    x = without.layer(u, positions, dense_causal_attention)
+    assert torch.equal(draft.layer(u, positions, dense_causal_attention), x), "an untrained block changes something"
+    block = draft.feed_forward
+    torch.nn.init.normal_(block.norm.weight)
+    torch.nn.init.normal_(block.down_proj.weight)
+    normed = x / (x.square().mean(-1, keepdim=True) + draft.config.rms_norm_eps).sqrt() * block.norm.weight
+    gate, up = block.gate_up_proj.weight[:24] @ normed.mT, block.gate_up_proj.weight[24:] @ normed.mT
+    wanted = x + (block.down_proj.weight @ (gate * torch.sigmoid(gate) * up)).mT
+    torch.testing.assert_close(draft.layer(u, positions, dense_causal_attention), wanted, atol=1e-4, rtol=1e-4)
+    rows = torch.tensor([6, 2])
+    attended = dense_causal_attention(*draft.attention.project(draft.normed(u), positions))
+    torch.testing.assert_close(draft.after_attention(u[:, rows], attended[:, rows]), wanted[:, rows], atol=1e-4, rtol=1e-4)
+
+
 def test_reduced_vocabulary_takes_the_named_rows():
     draft = _draft(draft_vocab_size=4)
     draft.d2t.copy_(torch.tensor([3, 7, 20, 49]))

@@ -79,9 +79,9 @@ def test_preemption(llava, noticing, dense, plainly):
     assert furthest(heard, dense) < TOLERANCE
 
 
-def test_two_rounds_and_latents_that_know_places_and_inputs(llava, plainly, tmp_path):
+def test_two_rounds_a_feed_forward_block_and_latents_that_know_places_and_inputs(llava, plainly, tmp_path):
     placed = {"compressor": "placed", "visual_features": "both", "latent_positions": 16, "latent_heads": 2}
-    draft = draft_for(llava, tmp_path / "draft", noticing=True, num_rounds=2, semi_ar_width=3, **placed)
+    draft = draft_for(llava, tmp_path / "draft", noticing=True, num_rounds=2, semi_ar_width=3, feed_forward=48, **placed)
     with engine(llava, draft, TREES, max_num_batched_tokens=27, max_num_seqs=4) as llm:
         heard = listen(llm, mixed_prompts()[:5], TOKENS, truth=plainly.finished[:5])
     assert heard.answers == plainly.answers[:5]

@@ -142,6 +142,7 @@ def train(text_target, tmp_path):
         (("--visual-features", "both", "--compressor", "paper"), "--visual-features says what --compressor placed pools: give both, or leave it out."),
         (("--selector-width", 8, "--transition-rank", 0), "selector_width must not be negative, and needs a transition_rank"),
         (("--start-from", "DRAFT", "--start-selector-width", 8), "--start-selector-width needs a draft with a transition"),
+        (("--start-feed-forward", 8), "--start-feed-forward goes with --start-from: a new draft's is --feed-forward."),
         (("--target-layers", "2"), "--target-layers takes numbers from 0 to 1, by commas, not '2'."),
     ],
     ids=lambda part: part[0] if isinstance(part, tuple) else "",

@@ -230,6 +230,8 @@ def draft_for(
         if noticing:
             draft.fc.weight.mul_(0.3)
             draft.head.down_proj.weight.mul_(0.25)
+            if draft.feed_forward is not None:
+                draft.feed_forward.down_proj.weight.normal_(std=0.3)
             draft.transition.following.normal_()
             # Not the first tokens of the vocabulary, so that its indices are not the target's.
             draft.d2t.add_(len(SPECIAL)).mul_(2)

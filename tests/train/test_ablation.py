@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from vllm_specflash.cli import app
 from vllm_specflash.train.ablation import table_rows
 from vllm_specflash.train.answers import AnswerFolder
+from vllm_specflash.train.dataset import is_one_in
 from vllm_specflash.train.shape import DraftOptions
 
 
@@ -58,8 +59,18 @@ def test_every_row_of_the_table_changes_one_thing():
     assert {f"width-{k}" for k in (1, 2, 3, 4, 6, 7, 8)} < set(names) and "width-5" not in names
     assert {"no-compression", "paper", "latents-4", "latents-64", "variant-plain", "transition-0", "dataset-answers"} < set(names)
     for row in rows[1:]:
-        assert len(row.changes) + bool(row.loss) + row.dataset_answers == 1
-    assert {"selector-128", "loss-total-variation", "loss-acceptance", "loss-on-policy", "layers-2-15-27"} < set(names)
+        assert len(row.changes) + bool(row.loss) + (row.one_in > 1) + row.dataset_answers == 1
+    assert {"feed-forward-1536", "answers-1-in-2", "selector-128", "loss-total-variation", "loss-acceptance", "loss-on-policy", "layers-2-15-27"} < set(names)
+
+
+def test_fewer_answers_are_a_share_of_the_same(tmp_path, command):
+    run = CliRunner().invoke(app, [*command, "--row", "base", "--row", "answers-1-in-2"])
+    assert run.exit_code == 0, run.output + str(run.exception)
+    base, half = (json.loads((tmp_path / "out" / name / "provenance.json").read_text()) for name in ("base", "answers-1-in-2"))
+    assert 0 < half["answers"] < base["answers"] and half["steps"] == base["steps"] == 4
+    assert half["held_out"].keys() == base["held_out"].keys()
+    assert all(is_one_in(name, 2) for name in map(str, range(99)) if is_one_in(name, 4))
+    assert 20 < sum(is_one_in(name, 4) for name in map(str, range(100))) < 30
 
 
 def test_an_unknown_row_and_missing_settings_are_refused(command, tmp_path):

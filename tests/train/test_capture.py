@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from vllm_specflash.cli import app
 from vllm_specflash.train.answers import AnswerFolder
+from vllm_specflash.train.capture import HiddenStateCapture
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.recipe import RecipeOptions, train_draft
@@ -55,6 +57,31 @@ def test_captured_states_are_those_of_a_teacher_forced_pass(target, tmp_path, re
         for kept, truth in ((told[:, :size], states), (told[:, size:], inputs)):
             assert ((kept - truth).norm(dim=-1) / truth.norm(dim=-1)).max() < 0.05
         assert torch.equal(cache.hidden(answer.prompt.id).float()[:-1], told[:, :size])
+
+
+def test_states_of_more_layers_are_kept_in_the_order_asked_for_and_trained_on(llama, tmp_path):
+    _generate(llama, tmp_path, [{"id": f"q{i}", "prompt": "ab" * (i + 1)} for i in range(6)], "--max-model-len", 128, "--target-layers", "1,0")
+    size = llama.text_config.hidden_size
+    cache = FeatureCache(tmp_path / "features", size, llama.name, [1, 0])
+    for answer in AnswerFolder(tmp_path / "answers"):
+        wanted = llama.sample(answer, 128)
+        with torch.no_grad():
+            states = llama.model(input_ids=wanted.input_ids[None], output_hidden_states=True).hidden_states
+        truth = torch.cat((states[-1], states[1], states[0]), dim=-1)[0, :-1].float().unflatten(-1, (3, size))
+        kept = cache.hidden(answer.prompt.id).float()[:-1].unflatten(-1, (3, size))
+        assert ((kept - truth).norm(dim=-1) / truth.norm(dim=-1)).max() < 0.05
+    recipe = RecipeOptions(max_steps=1, batch_size=4, held_out_share=0.3, bf16=False, features=tmp_path / "features")
+    shape = DraftOptions(semi_ar_width=2, num_latents=2, head_expansion=1, draft_vocab_size=0, target_layers="1")
+    _, unusable = train_draft(llama.path, [tmp_path / "answers"], tmp_path / "draft", shape, LossOptions(), recipe)
+    assert not unusable
+
+
+def test_a_model_that_hands_out_no_layers_is_told_before_anything_is_kept():
+    worker = HiddenStateCapture()
+    worker.model_runner = SimpleNamespace(model=torch.nn.Linear(2, 2), execute_model=None)
+    assert not worker.start_capture([1])
+    assert worker.model_runner.execute_model is None and not worker.model_runner.model._forward_hooks
+    assert worker.start_capture()
 
 
 def test_words_alone_where_no_pictures_are_allowed(llava, tmp_path):

@@ -8,7 +8,7 @@ from tiny_models import draft_for
 
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
-from vllm_specflash.train.shape import read_draft, with_selector, with_vocabulary
+from vllm_specflash.train.shape import read_draft, with_feed_forward, with_selector, with_vocabulary
 
 
 def test_a_smaller_vocabulary_keeps_the_rest_of_the_draft():
@@ -49,6 +49,18 @@ def test_a_new_selector_changes_nothing_yet_and_learns():
     assert torch.equal(wider.head.up_proj.weight, draft.head.up_proj.weight) and wider.config.selector_width == 16
     wider.transition(tokens, tokens, states).square().sum().backward()
     assert wider.transition.selector.out_weight.grad.abs().max() > 0
+
+
+def test_a_new_feed_forward_block_changes_nothing_yet_and_learns():
+    torch.manual_seed(0)
+    draft = SpecFlashDraft(SpecFlashConfig(
+        hidden_size=32, num_attention_heads=2, num_key_value_heads=1, head_dim=16, semi_ar_width=3, target_vocab_size=100
+    ))  # fmt: skip
+    grown, u, attended = with_feed_forward(draft, 24), torch.randn(5, 32), torch.randn(5, 32)
+    assert torch.equal(grown.after_attention(u, attended), draft.after_attention(u, attended))
+    assert torch.equal(grown.head.up_proj.weight, draft.head.up_proj.weight) and grown.config.feed_forward == 24
+    grown.after_attention(u, attended).square().sum().backward()
+    assert grown.feed_forward.down_proj.weight.grad.abs().max() > 0
 
 
 def test_a_draft_of_another_target_or_none_is_refused_in_one_sentence(llama, tmp_path):

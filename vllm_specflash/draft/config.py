@@ -11,7 +11,7 @@ POSITIVE = (
     "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "semi_ar_width", "num_rounds",
     "latent_positions", "latent_heads", "head_expansion", "target_vocab_size",
 )  # fmt: skip
-NOT_NEGATIVE = ("num_latents", "transition_rank")
+NOT_NEGATIVE = ("num_latents", "transition_rank", "feed_forward")
 
 
 @strict
@@ -34,6 +34,7 @@ class SpecFlashConfig(PreTrainedConfig):
         visual_features: what "placed" pools: "states" (the target's last), "embeddings" (the projector's) or "both".
         latent_positions: P, bins along a span (or a piece of it) in which "placed" says where a position lies; best its usual length.
         latent_heads: queries per latent of "placed".
+        feed_forward: hidden units of a gated feed-forward block after the attention; 0: none (the paper's layer).
         head_expansion: width of the semi-AR head's hidden layer, in units of D.
         draft_vocab_size: tokens the draft can propose, listed in the checkpoint's `d2t`; None for all of them.
         transition_rank: rank of the term that corrects position i for the token guessed at i - 1; 0 for none.
@@ -65,6 +66,7 @@ class SpecFlashConfig(PreTrainedConfig):
     visual_features: str = "states"
     latent_positions: int = 64
     latent_heads: int = 1
+    feed_forward: int = 0
     head_expansion: int = 4
     draft_vocab_size: int | None = None
     transition_rank: int = 0

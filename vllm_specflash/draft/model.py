@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, initialization
 from vllm_specflash.draft.attention import DraftAttention
 from vllm_specflash.draft.compressor import LatentCompressor, compressor_of
 from vllm_specflash.draft.config import SpecFlashConfig
+from vllm_specflash.draft.feed_forward import FeedForward, SilentLinear
 from vllm_specflash.draft.head import Selector, SemiARHead, Transition
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -30,6 +31,7 @@ class SpecFlashDraft(PreTrainedModel):
         self.compressor = compressor_of(config)
         self.fc = nn.Linear(size + config.feature_size, size)
         self.attention = DraftAttention(config)
+        self.feed_forward = FeedForward(size, config.feed_forward, config.rms_norm_eps) if config.feed_forward else None
         self.head = SemiARHead(size, config.semi_ar_width, config.head_expansion)
         if config.variant == "residual":
             self.attention_norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
@@ -59,7 +61,7 @@ class SpecFlashDraft(PreTrainedModel):
         return self.attention_norm(u) if self.config.variant == "residual" else u
 
     def layer(self, u: Tensor, positions: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
-        """Attention over the compressed sequence: inputs u [T, D] at draft positions [T] -> x [T, D].
+        """Attention over the compressed sequence, and the feed-forward block if there is one: inputs u [T, D] at draft positions [T] -> x [T, D].
 
         `attend(q [T, H, Dh], k [T, Hkv, Dh], v [T, Hkv, Dh])` returns [T, H, Dh] or [T, H * Dh]; the engine's
         writes k and v into the paged cache and attends through slot lists. With `rows` [Q], only those positions'
@@ -73,7 +75,8 @@ class SpecFlashDraft(PreTrainedModel):
     def after_attention(self, u: Tensor, attended: Tensor) -> Tensor:
         """The layer's output x [T, D] out of its inputs u [T, D] and what their queries found [T, H, Dh] or [T, H * Dh]."""
         out = self.attention.output(attended)
-        return u + out if self.config.variant == "residual" else out
+        x = u + out if self.config.variant == "residual" else out
+        return x if self.feed_forward is None else x + self.feed_forward(x)
 
     def predict(self, x: Tensor) -> Tensor:
         """x [T, D] -> h^ [T, K, D]; lm_head(h^[:, i - 1]) at position t is the distribution of x_{t+1+i}."""
@@ -105,6 +108,8 @@ class SpecFlashDraft(PreTrainedModel):
             initialization.normal_(module.token_weight, std=1.0)
         elif isinstance(module, nn.RMSNorm):
             initialization.ones_(module.weight)
+        elif isinstance(module, SilentLinear):
+            initialization.zeros_(module.weight)
         elif isinstance(module, nn.Linear):
             initialization.normal_(module.weight, std=std)
             if module.bias is not None:

@@ -51,6 +51,7 @@ class Row:
         question: what the rows of a group answer together.
         changes: of DraftOptions, against the base.
         loss: of LossOptions, against the base.
+        one_in: trained on one in so many of the training answers, as many times more often.
         dataset_answers: trained on the data set's answers in place of the target's own.
     """
 
@@ -58,6 +59,7 @@ class Row:
     question: str
     changes: dict = field(default_factory=dict)
     loss: dict = field(default_factory=dict)
+    one_in: int = 1
     dataset_answers: bool = False
 
 
@@ -73,8 +75,10 @@ def table_rows(base: DraftOptions) -> list[Row]:
         *(Row(f"transition-{r}", "transition between positions", {"transition_rank": r}) for r in (0, 64)),
         *(Row(f"vocabulary-{v or 'full'}", "draft vocabulary", {"draft_vocab_size": v}) for v in (512, 2048, 8192, 0)),
         *(Row(f"selector-{w}", "what follows a token, in the light of the states", {"selector_width": w}) for w in (0, 128)),
+        *(Row(f"feed-forward-{w}", "a feed-forward block after the attention", {"feed_forward": w}) for w in (0, 1536)),
         *(Row(f"layers-{text.replace(',', '-')}", "layers of the target", {"target_layers": text}) for text in LAYERS),
         *(Row(f"loss-{name}", "losses", loss=changes) for name, changes in LOSSES.items()),
+        *(Row(f"answers-1-in-{n}", "the same steps over fewer answers", one_in=n) for n in (2, 4)),
         Row("dataset-answers", "answers", dataset_answers=True),
     ]
     return [row for row in rows if not row.changes or any(getattr(base, name) != v for name, v in row.changes.items())]
@@ -103,7 +107,7 @@ def run_row(row: Row, ground: Ground) -> dict:
     if not done.is_file():
         features = _features(row, ground)
         recipe = replace(
-            ground.recipe, held_out_limit=TRAINING_HELD_OUT, features=ground.dataset_features if row.dataset_answers else features
+            ground.recipe, held_out_limit=TRAINING_HELD_OUT, one_in=row.one_in, features=ground.dataset_features if row.dataset_answers else features
         )
         data = ground.dataset_data if row.dataset_answers else ground.data
         began = time.monotonic()

@@ -2,10 +2,10 @@
 
 `HiddenStateCapture` is a worker extension (`LLM(worker_extension_cls=...)`) for both of vLLM's model runners; it leans on this: a model's
 forward returns the hidden states behind the final norm, and the rows of a step lie in the order of its `input_batch`; of models that
-see, the forward is given `inputs_embeds`.
+see, the forward is given `inputs_embeds`; those with `set_aux_hidden_state_layers` hand out, beside the hidden states, what goes into layers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,12 +18,19 @@ EXTENSION = f"{__name__}.HiddenStateCapture"
 class HiddenStateCapture:
     """Methods that vLLM adds to its worker; called through `LLM.collective_rpc`."""
 
-    def start_capture(self, inputs: bool = False) -> None:
-        """Keep the hidden states of every step from now on, and after them, with `inputs`, what the first layer read.
+    def start_capture(self, layers: Sequence[int] = ()) -> bool:
+        """Keep the hidden states of every step from now on, and after them what goes into these layers of the target.
 
-        The engine must run eagerly, without prefix caching.
+        The engine must run eagerly, without prefix caching. False where its model does not hand out what goes into them, and then
+        nothing is kept.
         """
-        runner = self.model_runner
+        runner, inputs, inner = self.model_runner, 0 in layers, sorted(set(layers) - {0})
+        if inner:
+            try:
+                runner.model.set_aux_hidden_state_layers(tuple(inner))
+            # Not the method of every model; nor does every language model inside a model have what it sets.
+            except (AssertionError, AttributeError, KeyError):
+                return False
         step: dict[str, Tensor] = {}
         self._captured: dict[str, list[tuple[int, Tensor]]] = {}
 
@@ -32,8 +39,14 @@ class HiddenStateCapture:
             # An engine that is allowed no pictures hands over token ids. A copy: the layers' first sum may be written over it.
             step["read"] = module.embed_input_ids(kwargs["input_ids"]) if read is None else read.clone()
 
-        def keep(module, args, hidden):
-            step["told"] = torch.cat((hidden, step["read"][: len(hidden)]), dim=-1) if inputs else hidden
+        def keep(module, args, told):
+            hidden, others = told if inner else (told, ())
+            into = dict(zip(inner, others))
+            if inputs:
+                into[0] = step["read"][: len(hidden)]
+            step["told"] = torch.cat((hidden, *(into[layer] for layer in layers)), dim=-1) if layers else hidden
+            # The runner was not told that there is more.
+            return hidden
 
         if inputs:
             runner.model.register_forward_pre_hook(keep_inputs, with_kwargs=True)
@@ -47,9 +60,10 @@ class HiddenStateCapture:
             return result
 
         runner.execute_model = execute_and_keep
+        return True
 
     def write_captured(self, path: str) -> None:
-        """Write what was kept as one safetensors file of [positions, D or 2 D] per request id, and forget it."""
+        """Write what was kept as one safetensors file of [positions, (1 + layers) D] per request id, and forget it."""
         tensors = {}
         for request, pieces in self._captured.items():
             length = max(place + len(rows) for place, rows in pieces)

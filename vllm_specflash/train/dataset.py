@@ -39,6 +39,11 @@ def is_held_out(answer_id: str, share: float) -> bool:
     return zlib.crc32(f"held out: {answer_id}".encode()) % 1000 < 1000 * share
 
 
+def is_one_in(answer_id: str, number: int) -> bool:
+    """Whether an answer is among a share of one in `number`, decided by its id; one in four are also among one in two."""
+    return zlib.crc32(f"one in: {answer_id}".encode()) % number == 0
+
+
 def load_answers(folders: list[AnswerFolder], target: Target, max_length: int, skipped: Counter) -> list[Answer]:
     """Answers that can be trained on; the others are left out and their reason counted.
 

@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from vllm_specflash.config import first_sentence
+from vllm_specflash.config import SpecFlashError, first_sentence
 from vllm_specflash.train.answers import Answer, AnswerFolder
 from vllm_specflash.train.capture import EXTENSION, read_captured
 from vllm_specflash.train.families import Family, family_of, takes_images
@@ -174,11 +174,12 @@ def generate_answers(
     features: Path | None = None,
     own: SelfPromptOptions = SelfPromptOptions(),
     images: list[Path] = [],
+    layers: Sequence[int] = (),
 ) -> None:
     """Answer every prompt that `out` has no answer for yet; what is left out is counted in `skipped` by reason.
 
     Interrupt it at any moment and start it again: at most one batch is answered twice. With `features`, the target's
-    hidden states are kept there on the way, for training (`FeatureCache`). The prompts that `own` asks for, about `images`
+    hidden states are kept there on the way, for training (`FeatureCache`), and after them what goes into these `layers`. The prompts that `own` asks for, about `images`
     where there are any, are written batch by batch between the others.
 
     Raises:
@@ -193,7 +194,7 @@ def generate_answers(
         return
     if features is not None:
         # Of targets that see, what their first layer reads too: compressors pool the projector's outputs.
-        layers = [0] if takes_images(config) else []
+        layers = [*layers, *([0] if takes_images(config) and 0 not in layers else [])]
         cache = FeatureCache(features, config.get_text_config().hidden_size, target_name(target), layers, exactly=True)
     limits = {"image": options.max_images} if images or any(prompt.image_paths for prompt in todo) else {}
     if any(prompt.video_paths for prompt in todo):
@@ -213,7 +214,8 @@ def generate_answers(
         **({} if features is None else {"enable_prefix_caching": False, "worker_extension_cls": EXTENSION}),
     )
     if features is not None:
-        llm.collective_rpc("start_capture", args=(bool(cache.kept),))
+        if not all(llm.collective_rpc("start_capture", args=(cache.kept,))):
+            raise SpecFlashError(f"vLLM does not hand out the states of {target}'s layers: leave out --target-layers.")
     todo = list(_without_unnamed_images(todo, _image_token(config, llm.get_tokenizer()), skipped))
     batches = list(_batches(iter(todo), options.batch))
     total = len(batches)

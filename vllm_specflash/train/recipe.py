@@ -12,13 +12,13 @@ from vllm_specflash.config import SpecFlashError
 from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.checkpoints import PROVENANCE, CheckpointProvenance, drop_torn_checkpoints, last_checkpoint
-from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
+from vllm_specflash.train.dataset import AnswerSet, is_held_out, is_one_in, load_answers
 from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.option import option
 from vllm_specflash.train.provenance import write_provenance
-from vllm_specflash.train.shape import DraftOptions, new_draft, read_draft, with_selector, with_vocabulary
+from vllm_specflash.train.shape import DraftOptions, new_draft, read_draft, with_feed_forward, with_selector, with_vocabulary
 from vllm_specflash.train.simulate import Acceptance
 from vllm_specflash.train.target import Target
 from vllm_specflash.train.trainer import SpecFlashTrainer, StopFile, TeacherForcing
@@ -42,6 +42,7 @@ class RecipeOptions:
     weight_decay: float = option(0.01, "AdamW's weight decay.", min=0)
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.", min=0)
     max_length: int = option(4096, "Longest prompt and answer together, in tokens.", min=2)
+    one_in: int = option(1, "Train on one in so many of the answers, chosen by their ids; 1: all.", min=1)
     held_out_share: float = option(0.05, "Share of the answers kept for evaluation.", min=0, max=1)
     held_out_limit: int = option(64, "Most held-out answers evaluated during training.", min=1)
     evaluate_every: int = option(250, "Steps between evaluations and checkpoints.", min=1)
@@ -51,6 +52,7 @@ class RecipeOptions:
     start_from: Path | None = option(None, "Draft to continue from; its shape is kept.")
     start_vocab_size: int = option(0, "With --start-from: first choose its vocabulary anew; 0: keep it.", min=0)
     start_selector_width: int = option(0, "With --start-from: give it a selector so wide; 0: keep what it has.", min=0)
+    start_feed_forward: int = option(0, "With --start-from: give it a feed-forward block so wide; 0: keep what it has.", min=0)
     bf16: bool = option(True, "Matrix products in bfloat16, parameters in float32.")
     seed: int = option(0, "Seed of everything random.", min=0, max=2**32 - 1)
 
@@ -78,6 +80,8 @@ def train_draft(
         )
     if recipe.start_selector_width and recipe.start_from is None:
         raise SpecFlashError("--start-selector-width goes with --start-from: a new draft's is --selector-width.")
+    if recipe.start_feed_forward and recipe.start_from is None:
+        raise SpecFlashError("--start-feed-forward goes with --start-from: a new draft's is --feed-forward.")
     if recipe.tensorboard and find_spec("tensorboard") is None:
         raise SpecFlashError("--tensorboard needs the package of that name: pip install tensorboard, or leave it out.")
     keep_freed_memory()
@@ -115,7 +119,7 @@ def train_draft(
     folders = [AnswerFolder(folder) for folder in data]
     answers = load_answers(folders, target, recipe.max_length, skipped)
     held_out = [a for a in answers if is_held_out(a.prompt.id, recipe.held_out_share)]
-    training = [a for a in answers if not is_held_out(a.prompt.id, recipe.held_out_share)]
+    training = [a for a in answers if not is_held_out(a.prompt.id, recipe.held_out_share) and is_one_in(a.prompt.id, recipe.one_in)]
     held_out = [a for a in held_out if a.temperature == 0][: recipe.held_out_limit]
     if not training or not held_out:
         raise SpecFlashError(
@@ -129,6 +133,8 @@ def train_draft(
             draft = with_vocabulary(draft, d2t)
         if recipe.start_selector_width:
             draft = with_selector(draft, recipe.start_selector_width)
+        if recipe.start_feed_forward:
+            draft = with_feed_forward(draft, recipe.start_feed_forward)
         draft.config.target_name = target.name
     else:
         draft, coverage = new_draft(target, shape, training)

@@ -33,6 +33,7 @@ class DraftOptions:
     )
     latent_positions: int = option(64, "Of placed: bins along a span; best its usual length.", min=1)
     latent_heads: int = option(1, "Of placed: queries per latent.", min=1)
+    feed_forward: int = option(0, "Hidden units of a feed-forward block after the attention; 0: none.", min=0)
     head_expansion: int = option(4, "Width of the head's hidden layer, in hidden sizes.", min=1)
     draft_vocab_size: int = option(8192, "Tokens the draft can propose; 0: all.", min=0)
     transition_rank: int = option(64, "Rank of the correction between positions; 0: none.", min=0)
@@ -84,6 +85,7 @@ def new_draft(target: Target, options: DraftOptions, answers: list[Answer]) -> t
             **seen_by(options, takes_images(target.config)),
             latent_positions=options.latent_positions,
             latent_heads=options.latent_heads,
+            feed_forward=options.feed_forward,
             head_expansion=options.head_expansion,
             draft_vocab_size=None if d2t is None else len(d2t),
             transition_rank=options.transition_rank,
@@ -137,12 +139,23 @@ def with_selector(draft: SpecFlashDraft, width: int) -> SpecFlashDraft:
     """
     if not draft.config.transition_rank:
         raise SpecFlashError("--start-selector-width needs a draft with a transition: the one that --start-from names has none.")
-    wider = SpecFlashDraft(draft.config.__class__.from_dict({**draft.config.to_dict(), "selector_width": width}))
-    wider.to(draft.dtype).load_state_dict(draft.state_dict(), strict=False)
+    wider = _grown(draft, selector_width=width)
     # Tokens' vectors have grown in training: the selector is to see them at the size that its initialisation is made for.
     with torch.no_grad():
         wider.transition.selector.token_weight /= wider.transition.previous.norm(dim=-1).mean()
     return wider
+
+
+def with_feed_forward(draft: SpecFlashDraft, width: int) -> SpecFlashDraft:
+    """The same draft with an untrained feed-forward block of that width, which changes nothing yet."""
+    return _grown(draft, feed_forward=width)
+
+
+def _grown(draft: SpecFlashDraft, **part: int) -> SpecFlashDraft:
+    """The same draft with one more part, untrained."""
+    grown = SpecFlashDraft(draft.config.__class__.from_dict({**draft.config.to_dict(), **part}))
+    grown.to(draft.dtype).load_state_dict(draft.state_dict(), strict=False)
+    return grown
 
 
 def with_vocabulary(draft: SpecFlashDraft, d2t: Tensor) -> SpecFlashDraft:
