@@ -5,9 +5,10 @@ import torch
 
 from vllm_specflash.draft import SpecFlashConfig, core
 from vllm_specflash.lab.demo.conversations import IMAGE_TOKEN_ID, Example
-from vllm_specflash.lab.demo.sight import ROWS, Ground, Setting, add_times, judge, train
+from vllm_specflash.lab.demo.sight import ROWS, add_times, judge
 from vllm_specflash.lab.demo.sight_states import Turn, split_turns
 from vllm_specflash.lab.demo.sight_table import markdown
+from vllm_specflash.lab.demo.sight_training import Ground, Setting, train
 from vllm_specflash.train.target import Sample
 
 SIZE, VOCABULARY = SpecFlashConfig().hidden_size, 300
