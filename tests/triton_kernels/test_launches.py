@@ -10,6 +10,7 @@ import torch
 
 from vllm_specflash.triton_kernels import _samples as samples
 from vllm_specflash.triton_kernels import _softmax, draft_attention, tree_attention
+from vllm_specflash.triton_kernels._tiles import launched_tiles
 
 # Streaming multiprocessors of an H100.
 MULTIPROCESSORS = 132
@@ -58,7 +59,7 @@ def test_tree_attention_does_not_launch_for_nodes_that_no_request_has(faked, gri
 def test_every_tree_gets_its_tiles_however_the_nodes_are_divided(sizes):
     """As the kernel lays them out: request r's begin at its first row's tile, r further on."""
     for group in (3, 7):
-        tiles, each = tree_attention.launched_tiles(sum(sizes), len(sizes), 64, group, 64)
+        tiles, each = launched_tiles(sum(sizes), len(sizes), 64, group, 64)
         assert each == 0
         begins = [sum(sizes[:r]) * group // 64 + r for r in range(len(sizes))]
         for begin, end, nodes in zip(begins, [*begins[1:], tiles], sizes):
