@@ -1,14 +1,11 @@
 """Figures on the pages are those of their records, and prose has none without a record."""
 
-import importlib.util
 import re
 
+import bench_figures
+import figures
 import pytest
 from documents import PAGES, README, ROOT
-
-spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "hooks" / "figures.py")
-figures = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(figures)
 
 ALL = [README, *PAGES]
 # A speed-up, a share, a length in tokens with its decimals, a time or an amount of memory.
@@ -62,7 +59,7 @@ def test_pages_have_marked_figures():
 
 
 def test_readme_names_the_command_that_made_its_table():
-    command = figures.record("bench-cpu")["provenance"]["command"].removesuffix(" --out bench-cpu.json")
+    command = bench_figures.record("bench-cpu")["provenance"]["command"].removesuffix(" --out bench-cpu.json")
     assert f"\n    {command} " in README.read_text(encoding="utf-8")
 
 
@@ -71,7 +68,7 @@ def test_a_range_of_one_figure_is_that_figure(monkeypatch):
         {"task": "scenes", "method": method, "batch_size": batch, "outputs": [{"first_seconds": seconds}]}
         for method, batch, seconds in (("plain", 1, 1.0), ("ngram", 1, 1.91), ("plain", 8, 1.0), ("ngram", 8, 1.94))
     ]
-    monkeypatch.setattr(figures, "record", lambda file: {"passes": passes})
-    assert figures.late_first_token("made up", "scenes", "ngram") == "1.9 times"
+    monkeypatch.setattr(bench_figures, "record", lambda file: {"passes": passes})
+    assert bench_figures.late_first_token("made up", "scenes", "ngram") == "1.9 times"
     passes[1]["outputs"][0]["first_seconds"] = 1.0
-    assert figures.late_first_token("made up", "scenes", "ngram") == "1.0 to 1.9 times"
+    assert bench_figures.late_first_token("made up", "scenes", "ngram") == "1.0 to 1.9 times"
