@@ -23,7 +23,8 @@ pytest.register_assert_rewrite("feeding", "feeding_checks")
 @pytest.fixture(scope="session")
 def text_target(tmp_path_factory):
     """A tiny Llama whose `specflash/` folder holds a draft that is right about two times in three."""
-    from tiny_models import draft_for, tiny_llama
+    from drafts import draft_for
+    from tiny_models import tiny_llama
 
     target = tiny_llama(tmp_path_factory.mktemp("targets") / "tiny-llama")
     draft_for(target, target / "specflash", knowing=True)
@@ -33,7 +34,8 @@ def text_target(tmp_path_factory):
 @pytest.fixture(scope="session")
 def image_target(tmp_path_factory):
     """The same for a tiny LLaVA."""
-    from tiny_models import draft_for, tiny_llava
+    from drafts import draft_for
+    from tiny_models import tiny_llava
 
     target = tiny_llava(tmp_path_factory.mktemp("targets") / "tiny-llava")
     draft_for(target, target / "specflash", knowing=True)
@@ -51,7 +53,7 @@ def llava(tmp_path_factory):
 @pytest.fixture(scope="session")
 def noticing(llava, tmp_path_factory):
     """A draft in whose chances every row shows that it attends to."""
-    from tiny_models import draft_for
+    from drafts import draft_for
 
     return draft_for(llava, tmp_path_factory.mktemp("drafts") / "noticing", noticing=True)
 

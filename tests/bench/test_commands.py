@@ -33,7 +33,7 @@ def test_doctor_on_a_target_without_draft(image_target, tmp_path):
 
 
 def test_doctor_on_a_draft_for_another_target(image_target, text_target, tmp_path):
-    from tiny_models import draft_for
+    from drafts import draft_for
 
     other = draft_for(text_target, tmp_path / "other", target_vocab_size=50)
     code, text = invoke("doctor", image_target, "--draft", other)

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from drafts import draft_for
 from safetensors.torch import load_file, save_file
-from tiny_models import draft_for
 
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
 from vllm_specflash.lab.bench.doctor import FAULT, examine, examine_server

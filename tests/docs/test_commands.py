@@ -10,7 +10,7 @@ from importlib import metadata
 import pytest
 import typer
 from documents import PAGES, README, ROOT, blocks, commands
-from tiny_models import draft_for
+from drafts import draft_for
 from typer.testing import CliRunner
 
 from vllm_specflash.cli import app

@@ -9,11 +9,12 @@ from functools import partial
 import pytest
 import torch
 from dense import TOLERANCE, DenseDraft, apart
+from drafts import draft_for
 from engines import engine, mixed_prompts, with_images
 from feeding import furthest, listen, listen_for_hits
 from feeding_checks import BLOCK, check_another_token_behind_a_cached_block, check_hit_inside_an_image, check_pictures, pieces
 from qwen import pictures_and_none, with_pictures
-from tiny_models import draft_for, tiny_qwen2_5_vl
+from tiny_models import tiny_qwen2_5_vl
 
 from vllm_specflash.train.batch import collate
 from vllm_specflash.train.forward import answer_states

@@ -1,9 +1,10 @@
 """Qwen2.5-VL's architecture: M-RoPE, images of different sizes, real video input."""
 
 import pytest
+from drafts import draft_for
 from engines import accepted_tokens, answers, draft_stats, engine, greedy
 from qwen import pictures_and_videos
-from tiny_models import draft_for, tiny_qwen2_5_vl
+from tiny_models import tiny_qwen2_5_vl
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 import torch
+from drafts import draft_for
 from engines import accepted_tokens, draft_stats, engine
-from tiny_models import draft_for, tiny_llama
+from tiny_models import tiny_llama
 from transformers import AutoModelForCausalLM
 from vllm import SamplingParams
 

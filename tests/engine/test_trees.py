@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from drafts import draft_for
 from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, runner, with_images
-from tiny_models import draft_for, tiny_qwen2_5_vl
+from tiny_models import tiny_qwen2_5_vl
 
 from vllm_specflash.draft.core import DraftingCore
 from vllm_specflash.engine.v1 import proposer

@@ -8,8 +8,8 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from drafts import draft_for
 from engines import noise_image
-from tiny_models import draft_for
 from typer.testing import CliRunner
 
 from vllm_specflash.cli import app

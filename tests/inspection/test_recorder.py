@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from drafts import draft_for
 from engines import accepted_tokens, engine, greedy, with_images
-from tiny_models import draft_for
 
 from vllm_specflash.draft import core
 from vllm_specflash.engine import latents

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from documents import PAGES, README, commands
+from drafts import draft_for
 from serving import started
-from tiny_models import draft_for, tiny_llama
+from tiny_models import tiny_llama
 
 BIN = Path(sys.executable).parent
 # Not run here, by the first words that say so, and why.

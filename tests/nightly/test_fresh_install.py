@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from documents import README, ROOT, commands
+from drafts import draft_for
 from openai import OpenAI
 from serving import counter, started
-from tiny_models import draft_for, tiny_llama
+from tiny_models import tiny_llama
 
 # What the commands below may not get from this process: its engines' settings, and any way to the checkout's modules.
 HIDDEN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "VLLM_CPU_KVCACHE_SPACE", "VLLM_ENABLE_V1_MULTIPROCESSING")

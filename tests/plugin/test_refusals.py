@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import draft_for, tiny_llama
+from drafts import draft_for
+from tiny_models import tiny_llama
 from transformers import StableLmConfig
 from vllm.engine.arg_utils import EngineArgs
 

@@ -4,8 +4,8 @@ import dataclasses
 import json
 
 import pytest
+from drafts import draft_for
 from engines import PAYING, SMALL, runner
-from tiny_models import draft_for
 from vllm import LLM, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser

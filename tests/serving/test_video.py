@@ -7,11 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from drafts import draft_for
 from engines import ALWAYS, engine, noise_image
 from openai import OpenAI
 from questions import MODEL
 from serving import counter, serve
-from tiny_models import draft_for, tiny_qwen2_5_vl
+from tiny_models import tiny_qwen2_5_vl
 from vllm import SamplingParams
 
 from vllm_specflash.engine.stats import PREFIX

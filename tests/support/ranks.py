@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from tiny_models import draft_for
+from drafts import draft_for
 
 from vllm_specflash.draft import SpecFlashDraft
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_models import draft_for
+from drafts import draft_for
 from typer.testing import CliRunner
 
 from vllm_specflash.cli import app

@@ -6,11 +6,12 @@ import pytest
 import torch
 import v2
 from dense import TOLERANCE, DenseDraft
+from drafts import draft_for
 from engines import with_images
 from feeding import furthest, listen, listen_for_hits
 from feeding_checks import BLOCK, check_another_token_behind_a_cached_block, check_hit_inside_an_image, check_pictures
 from qwen import pictures_and_none, with_pictures
-from tiny_models import draft_for, tiny_qwen2_5_vl
+from tiny_models import tiny_qwen2_5_vl
 
 TOKENS = 12
 TREES = {"num_speculative_tokens": 8, "min_confidence": 0}

@@ -1,7 +1,8 @@
 """What happens to prompts and blocks: chunks that split images, prefix hits, preemption, the model's longest length."""
 
+from drafts import draft_for
 from engines import accepted_tokens, answers, draft_stats, greedy, mixed_prompts, with_images
-from tiny_models import draft_for, tiny_llama
+from tiny_models import tiny_llama
 from v2 import engine, metric
 
 TOKENS = 32

@@ -1,9 +1,10 @@
 """Qwen2.5-VL's architecture: M-RoPE, images of different sizes, real video input, and side paths in all of them."""
 
 import pytest
+from drafts import draft_for
 from engines import answers, draft_stats, greedy, runner
 from qwen import pictures_and_videos
-from tiny_models import draft_for, tiny_qwen2_5_vl
+from tiny_models import tiny_qwen2_5_vl
 from v2 import engine
 
 LIMITS = {"limit_mm_per_prompt": {"image": 2, "video": 1}}

@@ -1,8 +1,8 @@
 """What single requests may ask for, all on one engine beside each other: orders, limits, stops, joining and leaving."""
 
 import pytest
+from drafts import draft_for
 from engines import answers, draft_stats, greedy, runner
-from tiny_models import draft_for
 from v2 import engine, misrank
 from vllm import SamplingParams
 from vllm.sampling_params import StructuredOutputsParams

@@ -1,8 +1,8 @@
 """A schedule of draft lengths by batch size is made of what is measured once, and kept for later starts."""
 
 import v2
+from drafts import draft_for
 from engines import answers, greedy, rising_seconds
-from tiny_models import draft_for
 
 from vllm_specflash.engine import step_costs
 from vllm_specflash.engine.v2 import schedule

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from drafts import draft_for
 from engines import accepted_tokens, answers, greedy
-from tiny_models import draft_for
 from v2 import engine
 from vllm.sampling_params import StructuredOutputsParams
 
