@@ -1,8 +1,6 @@
 """A few seconds of a real soak, and what would make one fail."""
 
-import asyncio
 import json
-import random
 import re
 import sys
 
@@ -13,15 +11,12 @@ from typer.testing import CliRunner
 from vllm_specflash.cli import app
 from vllm_specflash.lab.bench.identity import Agreement, Difference
 from vllm_specflash.lab.bench.targets import Target
-from vllm_specflash.lab.serving.clients import ask, run_clients
-from vllm_specflash.lab.serving.request import Request, draw_request
-from vllm_specflash.lab.serving.server import Server, ServerFailed
+from vllm_specflash.lab.serving.server import Server
 from vllm_specflash.lab.soak import soak as soak_module
 from vllm_specflash.lab.soak.hostile import Refusals, bodies
 from vllm_specflash.lab.soak.memory import growth
 from vllm_specflash.lab.soak.result import Held, SoakResult
 from vllm_specflash.lab.soak.soak import SoakOptions, _arguments
-from vllm_specflash.train.prompts import Prompt
 
 MIB = 2**20
 
@@ -143,31 +138,6 @@ def test_plain_differs_from_ours_by_the_speculation_alone():
     assert alone[alone.index("--max-num-seqs") + 1] == "1"
 
 
-def test_requests_are_of_every_kind():
-    prompt = Prompt("a", "words", [{"role": "user", "content": "hello"}])
-    rng = random.Random(0)
-    drawn = [draw_request(prompt, rng, "m", 16, abort_share=0.25, greedy_share=0.5) for _ in range(400)]
-    greedy = sum(request.greedy for request in drawn)
-    aborted = sum(request.leaves_after is not None for request in drawn)
-    assert 150 < greedy < 250 and 60 < aborted < 140
-    assert {"seed" in request.arguments for request in drawn if not request.greedy} == {True, False}
-
-
-def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path):
-    server = Server("nothing", [], tmp_path / "log.txt")
-    server._command = [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"]
-    with pytest.raises(ServerFailed, match="vllm serve ended with 3.\n.*log.txt:\nno such model"):
-        server.__enter__()
-
-
-def test_a_server_finds_its_folders_from_where_the_user_is(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    server = Server("nothing", [], tmp_path / "logs" / "log.txt")
-    server._command = [sys.executable, "-c", "import os; print('in', os.getcwd()); raise SystemExit(3)"]
-    with pytest.raises(ServerFailed, match=f"log.txt:\nin {tmp_path}$"):
-        server.__enter__()
-
-
 # As much of a server as a soak asks for: one answer to whatever is posted, or its end.
 STAND_IN = """
 import os, sys
@@ -228,32 +198,3 @@ def test_the_documented_statuses_are_clean(soak_of):
 def test_a_server_that_ends_under_load_fails_the_soak(soak_of):
     code, output = soak_of("ends")
     assert code == 1 and re.search(r"vllm serve ended with 7 under load; its log is \S+soak-server\.log\. ?$", output)
-
-
-def test_a_server_that_is_not_there_is_an_error():
-    request = Request("a", {"model": "m", "messages": [], "temperature": 0}, None)
-    (outcome,) = asyncio.run(run_clients("http://127.0.0.1:9", 1, lambda rng: request, 0.01, 0))
-    assert outcome.error.startswith("APIConnectionError") and not outcome.aborted
-
-
-def test_a_stream_that_ends_without_a_reason_is_an_error():
-    class Cut:
-        """A client whose server closes the connection after the headers."""
-
-        async def create(self, **_):
-            return self
-
-        def __aiter__(self):
-            return self
-
-        async def __anext__(self):
-            raise StopAsyncIteration
-
-        @property
-        def chat(self):
-            return self
-
-        completions = chat
-
-    outcome = asyncio.run(ask(Cut(), Request("a", {}, None)))
-    assert outcome.error == "the stream ended with finish_reason None"
