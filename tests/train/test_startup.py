@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from transformers import LlamaConfig
 
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.train import generate
+from vllm_specflash.train.answers import AnswerFolder
+from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.startup import cause, cpu_kv_cache, output_to, start_engine, why_not
 
 LOG = """(EngineCore pid=12) INFO 11-24 20:36:40 [core.py:99] Initializing
@@ -44,6 +48,29 @@ def test_an_engine_that_does_not_start_is_one_sentence(text_target, tmp_path, mo
     assert message.startswith(f"vLLM failed for {text_target}: ") and message.endswith(f"its log is {log}.") and "\n" not in message
     assert "ValueError: No available memory for the cache blocks; give the KV cache more (VLLM_CPU_KVCACHE_SPACE on a CPU" in message
     assert log.stat().st_size > 100
+
+
+def test_an_engine_that_dies_is_one_sentence_and_no_answer_is_lost(text_target, tmp_path, monkeypatch):
+    # The engine is a process of its own, as it is for users.
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    asked = [Prompt(f"q{i}", "chat", [{"role": "user", "content": "a" * (i + 1)}]) for i in range(4)]
+    options = generate.GenerationOptions(max_tokens=4, max_model_len=128, batch=2)
+    ask = generate._ask
+
+    def ask_once(llm, *others):
+        monkeypatch.setattr(generate, "_ask", ask_dying)
+        return ask(llm, *others)
+
+    def ask_dying(*all):
+        for child in psutil.Process().children(recursive=True):
+            if "Worker" in " ".join(child.cmdline()):
+                child.kill()
+        return ask(*all)
+
+    monkeypatch.setattr(generate, "_ask", ask_once)
+    with pytest.raises(SpecFlashError, match="vLLM's engine of .* ended while it answered, .*: repeat the command, which goes on"):
+        generate.generate_answers(asked, str(text_target), tmp_path / "answers", options, Counter())
+    assert AnswerFolder(tmp_path / "answers").ids() == {"q0", "q1"}
 
 
 def test_output_of_child_processes_goes_to_the_log_too(tmp_path, capfd):

@@ -21,7 +21,7 @@ from vllm_specflash.train.option import option
 from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.self_prompts import SelfPromptOptions, SelfPrompts
 from vllm_specflash.train.skipped import Unusable, skip
-from vllm_specflash.train.startup import cpu_kv_cache, start_engine
+from vllm_specflash.train.startup import alive, cpu_kv_cache, start_engine
 from vllm_specflash.train.target import Sample, target_config, target_name
 
 
@@ -184,7 +184,7 @@ def generate_answers(
 
     Raises:
         SpecFlashError: there is no such target, features are wanted of a kind of target that cannot be trained for, or vLLM
-            does not start.
+            does not start, or ends.
     """
     config, folder = target_config(target), AnswerFolder(out)
     todo, done = _unanswered(prompts, folder.ids(), config, skipped), len(folder.ids())
@@ -223,13 +223,14 @@ def generate_answers(
         num_written = -(-writer.remaining // options.batch)
         total += num_written
         batches = _in_proportion(batches, writer.batches(llm, options.batch, skipped), num_written)
-    for batch in track(batches, description=f"answers of {target}", total=total):
-        answered = _ask(llm, list(_readable(batch, skipped)), options, skipped)
-        answers = [
-            Answer(prompt, list(output.outputs[0].token_ids), output.outputs[0].text, options.temperature_of(prompt))
-            for prompt, output in answered
-        ]
-        if features is not None:
-            # Before the answers: what is named in `out` is never generated again.
-            _keep_features(llm, answers, [output for _, output in answered], cache, family, skipped)
-        folder.append([answer for answer in answers if answer.token_ids])
+    with alive(target):
+        for batch in track(batches, description=f"answers of {target}", total=total):
+            answered = _ask(llm, list(_readable(batch, skipped)), options, skipped)
+            answers = [
+                Answer(prompt, list(output.outputs[0].token_ids), output.outputs[0].text, options.temperature_of(prompt))
+                for prompt, output in answered
+            ]
+            if features is not None:
+                # Before the answers: what is named in `out` is never generated again.
+                _keep_features(llm, answers, [output for _, output in answered], cache, family, skipped)
+            folder.append([answer for answer in answers if answer.token_ids])

@@ -66,6 +66,24 @@ def start_engine(log: Path, **arguments):
         raise SpecFlashError(why_not(arguments["model"], raised or repr(error), log)) from error
 
 
+@contextmanager
+def alive(target: str) -> Iterator[None]:
+    """What asks a started engine, and says in one sentence that it died meanwhile.
+
+    Raises:
+        SpecFlashError: it did.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise SpecFlashError(
+            f"vLLM's engine of {target} ended while it answered, most often for want of memory: repeat the command, which goes on where "
+            "it was, with less beside it."
+        ) from error
+
+
 def why_not(target: str, raised: str, log: Path) -> str:
     """One sentence about an engine that did not start or died."""
     advice = next((f"{what}; " for said, what in ADVICE if said in raised), "")
