@@ -9,19 +9,29 @@ from records import record
 from vllm_specflash.lab.checkout import WEIGHTS
 
 
-def ablation(row: str, what: str = "one_round") -> str:
-    """Tau of a row over all answers, or `attended`: rows that a draft forward attends to."""
-    (one,) = (one for one in record("ablation")["rows"] if one["row"]["name"] == row)
-    return f"{one['attended_rows']:.0f}" if what == "attended" else f"{one['all'][what.replace('_', ' ')]:.2f}"
+def ablation(row: str, what: str = "one_round", file: str = "ablation") -> str:
+    """Of a row over all answers: tau, or `attended` (rows that a draft forward attends to), `first` (accepted first tokens), `calibration`."""
+    one = _ablated(row, file)
+    if what == "attended":
+        return f"{one['attended_rows']:.0f}"
+    if what == "first":
+        return f"{one['first']:.2f}"
+    if what == "calibration":
+        return f"{one['calibration_error']:.3f}"
+    return f"{one['all'][what.replace('_', ' ')]:.2f}"
 
 
-def ablation_gain(row: str, over: str) -> str:
-    return f"{float(ablation(row)) / float(ablation(over)) - 1:.0%}"
+def ablation_gain(row: str, over: str, what: str = "one_round", file: str = "ablation") -> str:
+    return f"{float(ablation(row, what, file)) / float(ablation(over, what, file)) - 1:.0%}"
 
 
-def ablation_seconds(row: str) -> str:
-    (one,) = (one for one in record("ablation")["rows"] if one["row"]["name"] == row)
-    return f"{one['train_seconds']:.0f} s"
+def ablation_seconds(row: str, file: str = "ablation") -> str:
+    return f"{_ablated(row, file)['train_seconds']:.0f} s"
+
+
+def _ablated(row: str, file: str) -> dict:
+    (one,) = (one for one in record(file)["rows"] if one["row"]["name"] == row)
+    return one
 
 
 def simulated(task: str, shape: str) -> str:

@@ -8,7 +8,7 @@ import torch
 from vllm.v1.sample.logits_processor import LogitsProcessors, MinTokensLogitsProcessor
 from vllm.v1.sample.metadata import SamplingMetadata
 
-from vllm_specflash.engine.v1.greedy import greedy_tokens
+from vllm_specflash.engine.v1.greedy import ROWS, greedy_tokens
 from vllm_specflash.engine.v1.sampler import only_argmax
 
 
@@ -16,13 +16,13 @@ from vllm_specflash.engine.v1.sampler import only_argmax
 @pytest.mark.parametrize("size", [128256, 151936, 49152, 512, 96, 97])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_likeliest_token_is_the_first_of_the_best(size, dtype):
-    logits = torch.randn(7, size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    logits = torch.randn(ROWS + 7, size, generator=torch.Generator().manual_seed(0)).to(dtype)
     # Many equal ones, infinities as masks leave them, and NaN, which counts as the most.
     logits[1] = logits[1].round()
     logits[2] = 0
     logits[3] = -torch.inf
     logits[4, size // 2 :] = -torch.inf
-    logits[5, size // 3] = torch.nan
+    logits[-1, size // 3] = torch.nan
     assert torch.equal(greedy_tokens(logits), logits.float().argmax(-1))
 
 
