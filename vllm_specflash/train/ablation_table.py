@@ -28,7 +28,7 @@ def markdown(
     columns = ["row", *tasks, "all", *chains[1:], "first", "calibration", "attended", "KV", "parameters"]
     lines = [
         HEAD.format(
-            steps=steps, batch=batch, judged=judged, command=command, base=", ".join(f"{k} {v}" for k, v in base.items())
+            steps=steps, batch=batch, judged=judged, command=command, base=", ".join(f"{k} {v}" for k, v in base.items() if v != "")
         )
     ]
     reference = found[0]
