@@ -21,12 +21,12 @@ def ablation(row: str, what: str = "one_round", file: str = "ablation") -> str:
     return f"{one['all'][what.replace('_', ' ')]:.2f}"
 
 
-def ablation_gain(row: str, over: str, what: str = "one_round", file: str = "ablation") -> str:
-    return f"{float(ablation(row, what, file)) / float(ablation(over, what, file)) - 1:.0%}"
+def ablation_gain(row: str, over: str) -> str:
+    return f"{float(ablation(row)) / float(ablation(over)) - 1:.0%}"
 
 
-def ablation_seconds(row: str, file: str = "ablation") -> str:
-    return f"{_ablated(row, file)['train_seconds']:.0f} s"
+def ablation_seconds(row: str) -> str:
+    return f"{_ablated(row, 'ablation')['train_seconds']:.0f} s"
 
 
 def _ablated(row: str, file: str) -> dict:

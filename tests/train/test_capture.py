@@ -88,9 +88,11 @@ def test_words_alone_where_no_pictures_are_allowed(llava, tmp_path):
     """Such an engine hands its model token ids."""
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     records = [{"id": "words", "prompt": "abc", "images": []}, {"id": "seen", "prompt": "abc", "images": ["red.png"]}]
-    _generate(llava, tmp_path, records, "--max-model-len", 128, "--max-images", 0)
+    _generate(llava, tmp_path, records, "--max-model-len", 128, "--max-images", 0, "--target-layers", 0)
     (answer,) = AnswerFolder(tmp_path / "answers")
-    told = FeatureCache(tmp_path / "features", 128, llava.name, [0]).hidden(answer.prompt.id)[:-1, 128:].float()
+    cache = FeatureCache(tmp_path / "features", 128, llava.name, [0])
+    assert cache.kept == [0], "what every target that sees gets is asked for once more"
+    told = cache.hidden(answer.prompt.id)[:-1, 128:].float()
     wanted = llava.embedding[llava.sample(answer, 128).input_ids][:-1].float()
     assert answer.prompt.id == "words" and ((told - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max() < 0.05
 

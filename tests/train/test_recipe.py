@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.dataset import AnswerSet
@@ -46,6 +47,19 @@ def test_training_resumed_after_an_interruption_ends_with_the_same_weights(tmp_p
     assert all(torch.allclose(whole[name].float(), resumed[name].float(), atol=2e-3) for name in whole)
     facts = json.loads((out / "provenance.json").read_text())
     assert facts["answers"] > 0 and facts["steps"] == 8 and len(facts["data_sha256"][0]) == 64
+
+
+def test_a_feed_forward_block_is_trained_from_the_beginning_or_later(tmp_path, llama, data):
+    recipe, block = replace(RECIPE, epochs=1), "feed_forward.down_proj.weight"
+    train_draft(llama.path, [data], tmp_path / "new", replace(SHAPE, feed_forward=8), LossOptions(), recipe)
+    assert _weights(tmp_path / "new")[block].shape[1] == 8 and _weights(tmp_path / "new")[block].any()
+    train_draft(llama.path, [data], tmp_path / "without", SHAPE, LossOptions(), recipe)
+    assert block not in _weights(tmp_path / "without")
+    later = replace(recipe, start_from=tmp_path / "without", start_feed_forward=12)
+    train_draft(llama.path, [data], tmp_path / "later", SHAPE, LossOptions(), later)
+    assert _weights(tmp_path / "later")[block].shape[1] == 12 and _weights(tmp_path / "later")[block].any()
+    with pytest.raises(SpecFlashError, match="names has a feed_forward of 8 already: leave out the option that adds one"):
+        train_draft(llama.path, [data], tmp_path / "twice", SHAPE, LossOptions(), replace(later, start_from=tmp_path / "new"))
 
 
 def test_features_from_disk_train_like_features_computed_on_the_way(tmp_path, llama, data):

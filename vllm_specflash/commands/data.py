@@ -16,8 +16,6 @@ from vllm_specflash.train.images import images_below
 from vllm_specflash.train.prompts import Prompt, prompts_of_images, read_prompts
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.train.self_prompts import SelfPromptOptions
-from vllm_specflash.train.shape import layers_of
-from vllm_specflash.train.target import target_config
 
 
 @with_options(generation=GenerationOptions, own=SelfPromptOptions)
@@ -46,16 +44,13 @@ def run(
             raise SpecFlashError("Give prompts with --prompts, or let the target write them with --self-prompts N.")
         if images is not None and not own.self_prompts:
             raise SpecFlashError("--images goes with --self-prompts N: say how many questions the target is to write.")
-        layers = []
-        if target_layers:
-            if features is None:
-                raise SpecFlashError("--target-layers goes with --features: say where they are to be kept.")
-            layers = layers_of(target_layers, target_config(target).get_text_config().num_hidden_layers) or []
+        if target_layers and features is None:
+            raise SpecFlashError("--target-layers goes with --features: say where they are to be kept.")
         asked = [] if prompts is None else _prompts(prompts, template, skipped)
         pictures = [] if images is None else images_below(images.resolve())
         if images is not None and not pictures:
             raise SpecFlashError(f"There are no images below {images}: name a folder that has some.")
-        generate_answers(asked, target, out, generation, skipped, features, own, pictures, layers)
+        generate_answers(asked, target, out, generation, skipped, features, own, pictures, target_layers)
     print_skipped(skipped)
     folder = AnswerFolder(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from vllm_specflash.train.images import read_image, video_url
 from vllm_specflash.train.option import option
 from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.self_prompts import SelfPromptOptions, SelfPrompts
+from vllm_specflash.train.shape import layers_of
 from vllm_specflash.train.skipped import Unusable, skip
 from vllm_specflash.train.startup import alive, cpu_kv_cache, start_engine
 from vllm_specflash.train.target import Sample, target_config, target_name
@@ -174,19 +175,20 @@ def generate_answers(
     features: Path | None = None,
     own: SelfPromptOptions = SelfPromptOptions(),
     images: list[Path] = [],
-    layers: Sequence[int] = (),
+    target_layers: str = "",
 ) -> None:
     """Answer every prompt that `out` has no answer for yet; what is left out is counted in `skipped` by reason.
 
     Interrupt it at any moment and start it again: at most one batch is answered twice. With `features`, the target's
-    hidden states are kept there on the way, for training (`FeatureCache`), and after them what goes into these `layers`. The prompts that `own` asks for, about `images`
-    where there are any, are written batch by batch between the others.
+    hidden states are kept there on the way, for training (`FeatureCache`), and after them what goes into `target_layers`, numbers
+    by commas. The prompts that `own` asks for, about `images` where there are any, are written batch by batch between the others.
 
     Raises:
-        SpecFlashError: there is no such target, features are wanted of a kind of target that cannot be trained for, or vLLM
-            does not start, or ends.
+        SpecFlashError: there is no such target, features are wanted of a kind of target that cannot be trained for, of layers that it
+            lacks or does not hand out, or vLLM does not start, or ends.
     """
     config, folder = target_config(target), AnswerFolder(out)
+    layers = layers_of(target_layers, config.get_text_config().num_hidden_layers) or []
     todo, done = _unanswered(prompts, folder.ids(), config, skipped), len(folder.ids())
     family = family_of(config, target) if features is not None or own.self_prompts else None
     writer = SelfPrompts(own, family, (answer.prompt for answer in folder), images) if own.self_prompts else None
@@ -194,7 +196,8 @@ def generate_answers(
         return
     if features is not None:
         # Of targets that see, what their first layer reads too: compressors pool the projector's outputs.
-        layers = [*layers, *([0] if takes_images(config) and 0 not in layers else [])]
+        if takes_images(config) and 0 not in layers:
+            layers.append(0)
         cache = FeatureCache(features, config.get_text_config().hidden_size, target_name(target), layers, exactly=True)
     limits = {"image": options.max_images} if images or any(prompt.image_paths for prompt in todo) else {}
     if any(prompt.video_paths for prompt in todo):

@@ -135,7 +135,7 @@ def with_selector(draft: SpecFlashDraft, width: int) -> SpecFlashDraft:
     """The same draft with an untrained selector of that width, which changes nothing yet.
 
     Raises:
-        SpecFlashError: the draft has no transition for it to be a part of.
+        SpecFlashError: the draft has no transition for it to be a part of, or has one already.
     """
     if not draft.config.transition_rank:
         raise SpecFlashError("--start-selector-width needs a draft with a transition: the one that --start-from names has none.")
@@ -147,12 +147,19 @@ def with_selector(draft: SpecFlashDraft, width: int) -> SpecFlashDraft:
 
 
 def with_feed_forward(draft: SpecFlashDraft, width: int) -> SpecFlashDraft:
-    """The same draft with an untrained feed-forward block of that width, which changes nothing yet."""
+    """The same draft with an untrained feed-forward block of that width, which changes nothing yet.
+
+    Raises:
+        SpecFlashError: it has one already.
+    """
     return _grown(draft, feed_forward=width)
 
 
 def _grown(draft: SpecFlashDraft, **part: int) -> SpecFlashDraft:
-    """The same draft with one more part, untrained."""
+    """The same draft with one more part, untrained. Raises SpecFlashError where it has that part: its weights would not be kept."""
+    (name,) = part
+    if getattr(draft.config, name):
+        raise SpecFlashError(f"The draft that --start-from names has a {name} of {getattr(draft.config, name)} already: leave out the option that adds one.")
     grown = SpecFlashDraft(draft.config.__class__.from_dict({**draft.config.to_dict(), **part}))
     grown.to(draft.dtype).load_state_dict(draft.state_dict(), strict=False)
     return grown
