@@ -62,6 +62,19 @@ def test_a_feed_forward_block_is_trained_from_the_beginning_or_later(tmp_path, l
         train_draft(llama.path, [data], tmp_path / "twice", SHAPE, LossOptions(), replace(later, start_from=tmp_path / "new"))
 
 
+def test_layers_that_a_draft_sees_later_are_learnt_from(tmp_path, llama, data):
+    recipe = replace(RECIPE, epochs=1)
+    train_draft(llama.path, [data], tmp_path / "without", SHAPE, LossOptions(), recipe)
+    later = replace(recipe, start_from=tmp_path / "without", start_target_layers="1", features=tmp_path / "features")
+    train_draft(llama.path, [data], tmp_path / "later", SHAPE, LossOptions(), later)
+    fc = _weights(tmp_path / "later")["fc.weight"]
+    assert fc.shape[1] == 3 * 128 and fc[:, 256:].any()
+    with pytest.raises(SpecFlashError, match="--start-target-layers goes with --start-from: a new draft's is --target-layers."):
+        train_draft(llama.path, [data], tmp_path / "none", SHAPE, LossOptions(), replace(later, start_from=None))
+    with pytest.raises(SpecFlashError, match="--start-target-layers takes numbers from 0 to 1, by commas, not '9'."):
+        train_draft(llama.path, [data], tmp_path / "none", SHAPE, LossOptions(), replace(later, start_target_layers="9"))
+
+
 def test_features_from_disk_train_like_features_computed_on_the_way(tmp_path, llama, data):
     recipe = replace(RECIPE, epochs=1)
     train_draft(llama.path, [data], tmp_path / "online", SHAPE, LossOptions(noise=0.0, negatives=0), recipe)

@@ -8,7 +8,7 @@ from drafts import draft_for
 
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft import SpecFlashConfig, SpecFlashDraft
-from vllm_specflash.train.shape import read_draft, with_feed_forward, with_selector, with_vocabulary
+from vllm_specflash.train.shape import read_draft, with_feed_forward, with_layers, with_selector, with_vocabulary
 
 
 def test_a_smaller_vocabulary_keeps_the_rest_of_the_draft():
@@ -61,6 +61,20 @@ def test_a_new_feed_forward_block_changes_nothing_yet_and_learns():
     assert torch.equal(grown.head.up_proj.weight, draft.head.up_proj.weight) and grown.config.feed_forward == 24
     grown.after_attention(u, attended).square().sum().backward()
     assert grown.feed_forward.down_proj.weight.grad.abs().max() > 0
+
+
+def test_new_layers_change_nothing_yet_and_are_learnt_from():
+    torch.manual_seed(0)
+    draft = SpecFlashDraft(SpecFlashConfig(
+        hidden_size=32, num_attention_heads=2, num_key_value_heads=1, head_dim=16, semi_ar_width=3, target_vocab_size=100
+    ))  # fmt: skip
+    grown, embeddings, hidden = with_layers(draft, [1, 3]), torch.randn(5, 32), torch.randn(5, 3 * 32)
+    torch.testing.assert_close(grown.fuse(embeddings, hidden), draft.fuse(embeddings, hidden[:, :32]))
+    assert torch.equal(grown.head.up_proj.weight, draft.head.up_proj.weight) and grown.config.target_layers == [1, 3]
+    grown.fuse(embeddings, hidden).square().sum().backward()
+    assert (grown.fc.weight.grad[:, 64:].abs().amax(0) > 0).all()
+    with pytest.raises(SpecFlashError, match=r"has a target_layers of \[1, 3\] already"):
+        with_layers(grown, [2])
 
 
 def test_a_draft_of_another_target_or_none_is_refused_in_one_sentence(llama, tmp_path):

@@ -18,7 +18,7 @@ from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.option import option
 from vllm_specflash.train.provenance import write_provenance
-from vllm_specflash.train.shape import DraftOptions, new_draft, read_draft, with_feed_forward, with_selector, with_vocabulary
+from vllm_specflash.train.shape import DraftOptions, layers_of, new_draft, read_draft, with_feed_forward, with_layers, with_selector, with_vocabulary
 from vllm_specflash.train.simulate import Acceptance
 from vllm_specflash.train.target import Target
 from vllm_specflash.train.trainer import SpecFlashTrainer, StopFile, TeacherForcing
@@ -53,6 +53,7 @@ class RecipeOptions:
     start_vocab_size: int = option(0, "With --start-from: first choose its vocabulary anew; 0: keep it.", min=0)
     start_selector_width: int = option(0, "With --start-from: give it a selector so wide; 0: keep what it has.", min=0)
     start_feed_forward: int = option(0, "With --start-from: give it a feed-forward block so wide; 0: keep what it has.", min=0)
+    start_target_layers: str = option("", "With --start-from: let it see these layers' inputs too, by commas; empty: keep what it sees.")
     bf16: bool = option(True, "Matrix products in bfloat16, parameters in float32.")
     seed: int = option(0, "Seed of everything random.", min=0, max=2**32 - 1)
 
@@ -78,10 +79,10 @@ def train_draft(
             "--start-vocab-size reduces the vocabulary of the draft that --start-from names: give both, or set a new "
             "draft's vocabulary with --draft-vocab-size."
         )
-    if recipe.start_selector_width and recipe.start_from is None:
-        raise SpecFlashError("--start-selector-width goes with --start-from: a new draft's is --selector-width.")
-    if recipe.start_feed_forward and recipe.start_from is None:
-        raise SpecFlashError("--start-feed-forward goes with --start-from: a new draft's is --feed-forward.")
+    for part in ("selector_width", "feed_forward", "target_layers"):
+        if getattr(recipe, f"start_{part}") and recipe.start_from is None:
+            flag = part.replace("_", "-")
+            raise SpecFlashError(f"--start-{flag} goes with --start-from: a new draft's is --{flag}.")
     if recipe.tensorboard and find_spec("tensorboard") is None:
         raise SpecFlashError("--tensorboard needs the package of that name: pip install tensorboard, or leave it out.")
     keep_freed_memory()
@@ -135,6 +136,8 @@ def train_draft(
             draft = with_selector(draft, recipe.start_selector_width)
         if recipe.start_feed_forward:
             draft = with_feed_forward(draft, recipe.start_feed_forward)
+        if layers := layers_of(recipe.start_target_layers, target.text_config.num_hidden_layers, "--start-target-layers"):
+            draft = with_layers(draft, layers)
         draft.config.target_name = target.name
     else:
         draft, coverage = new_draft(target, shape, training)

@@ -155,13 +155,25 @@ def with_feed_forward(draft: SpecFlashDraft, width: int) -> SpecFlashDraft:
     return _grown(draft, feed_forward=width)
 
 
-def _grown(draft: SpecFlashDraft, **part: int) -> SpecFlashDraft:
+def with_layers(draft: SpecFlashDraft, layers: list[int]) -> SpecFlashDraft:
+    """The same draft, which also reads what goes into these layers of the target; what it reads there counts for nothing yet.
+
+    Raises:
+        SpecFlashError: it reads layers already.
+    """
+    return _grown(draft, target_layers=layers)
+
+
+def _grown(draft: SpecFlashDraft, **part: int | list[int]) -> SpecFlashDraft:
     """The same draft with one more part, untrained. Raises SpecFlashError where it has that part: its weights would not be kept."""
     (name,) = part
     if getattr(draft.config, name):
         raise SpecFlashError(f"The draft that --start-from names has a {name} of {getattr(draft.config, name)} already: leave out the option that adds one.")
     grown = SpecFlashDraft(draft.config.__class__.from_dict({**draft.config.to_dict(), **part}))
-    grown.to(draft.dtype).load_state_dict(draft.state_dict(), strict=False)
+    state = grown.to(draft.dtype).state_dict()
+    for name, value in draft.state_dict().items():
+        # A matrix that reads more than before has columns behind those it had: they add nothing.
+        state[name].zero_()[tuple(slice(size) for size in value.shape)] = value
     return grown
 
 
