@@ -6,15 +6,18 @@ A row has `op`, `case`, `ms` and `torch_ms`, and where they are counted the leas
 import torch
 from torch import Tensor
 
+from . import _copy_samples as copy_samples
 from . import _samples as samples
 from ._dense import flex, sdpa
 from ._timing import DEVICE, milliseconds
 from .best_tree import best_tree_torch, best_tree_triton
 from .commit_rows import commit_rows_torch, commit_rows_triton
 from .draft_attention import draft_attention_torch, draft_attention_triton
+from .find_copies import find_copies_torch, find_copies_triton
 from .keep_tree import keep_tree_torch, keep_tree_triton
 from .kv_compact import kv_compact_torch, kv_compact_triton
 from .latent_compress import latent_compress_torch, latent_compress_triton
+from .mix_copies import mix_copies_torch, mix_copies_triton
 from .observe_chances import observe_chances_torch, observe_chances_triton
 from .pair_chances import pair_chances_torch, pair_chances_triton
 from .rope_store import rope_store_torch, rope_store_triton
@@ -186,6 +189,10 @@ def bench_bookkeeping() -> list[dict]:
             "commit_rows": (commit_rows_triton, commit_rows_torch, samples.commit_rows_inputs(requests, nodes + 1, True, DEVICE)),
             "slot_queries": (slot_queries_triton, slot_queries_torch, samples.slot_queries_inputs(2 * requests, 32, 8192, DEVICE)),
             "pair_chances": (pair_chances_triton, pair_chances_torch, pairs),
+            "find_copies": (
+                find_copies_triton, find_copies_torch, copy_samples.find_copies_inputs(requests, 8192, nodes, DEVICE)
+            ),
+            "mix_copies": (mix_copies_triton, mix_copies_torch, copy_samples.mix_copies_inputs(requests, 5, 32, nodes, DEVICE)),
             "keep_tree": (keep_tree_triton, keep_tree_torch, samples.keep_tree_inputs(requests, 5, 32, nodes, DEVICE)),
         }  # fmt: skip
         for op, (ours, torch_path, args) in ops.items():

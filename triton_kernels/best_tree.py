@@ -93,6 +93,11 @@ def _beams(
             usable &= (np.arange(width) == said.argmax(2)[:, :, None]) | ~chain[:, None, None]
         scores = np.where(usable, scores, np.float32(0)).reshape(requests, -1)
         above, (chance, column) = chance, _best_of(scores, min(num_nodes, scores.shape[1]))
+        # In order, so that what no request has a node for lies behind.
+        some = int((chance > 0).sum(1).max(initial=0))
+        if level and not some:
+            break
+        chance, column = chance[:, : max(some, 1)], column[:, : max(some, 1)]
         parent, candidate = column // width, column % width
         conditional = said.reshape(requests, -1)[request, column]
         depth = np.full(column.shape, level + 1)

@@ -51,6 +51,8 @@ class CommittedRows(NamedTuple):
     """[R] int64, the row that asks for each request's next draft."""
     visible: Tensor
     """[R] int32, draft positions that it sees, its own included; 0 where no draft can be asked for."""
+    ends: Tensor
+    """[R] int32, tokens of each request's text so far, the one emitted last included; 0 where no draft can be asked for."""
 
     @classmethod
     def empty(cls, rows: int, requests: int, device: torch.device | str) -> "CommittedRows":
@@ -60,6 +62,7 @@ class CommittedRows(NamedTuple):
             *per_row,
             torch.zeros(requests, dtype=torch.int64, device=device),
             torch.zeros(requests, dtype=torch.int32, device=device),
+            torch.zeros(requests, dtype=torch.int32, device=device),
         )
 
 
@@ -67,7 +70,7 @@ class CommittedRows(NamedTuple):
 def commit_rows_kernel(
     slot_of, row_bounds, node_bounds, seq_lens, sampled, nodes, lengths, tokens, slot_mapping,
     span_count, span_start, span_end, span_hidden,
-    out_source, out_next, out_positions, out_slots, out_query, out_visible,
+    out_source, out_next, out_positions, out_slots, out_query, out_visible, out_ends,
     stride_nodes, stride_tokens, stride_spans, max_tokens, vocab_size, HAS_NODES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """BLOCK rows of one request."""
@@ -118,6 +121,7 @@ def commit_rows_kernel(
         wanted = (tl.load(sampled + request) > 0) & (asked_visual == 0)
         tl.store(out_query + request, (first + last).to(tl.int64))
         tl.store(out_visible + request, tl.where(wanted, asked_draft + 1, 0))
+        tl.store(out_ends + request, tl.where(wanted, tl.minimum(asked + 2, max_tokens), 0))
 
 
 def commit_rows_triton(
@@ -163,6 +167,7 @@ def commit_rows_torch(
         out.query_rows[request] = first + last
         wanted = int(sampled[request]) > 0 and not bool(visual[last])
         out.visible[request] = int(draft[last]) + 1 if wanted else 0
+        out.ends[request] = min(int(position[last]) + 2, tokens.shape[1]) if wanted else 0
 
 
 def commit_rows(

@@ -16,14 +16,17 @@ from pathlib import Path
 
 import torch
 
+from . import _copy_samples as copy_samples
 from . import _samples as samples
 from ._compiling import SHARED_LIMIT, compiling_for, resources
 from .best_tree import best_tree_triton
 from .commit_rows import commit_rows_triton
 from .draft_attention import draft_attention_triton
+from .find_copies import find_copies_triton
 from .keep_tree import keep_tree_triton
 from .kv_compact import kv_compact_triton
 from .latent_compress import latent_compress_triton
+from .mix_copies import mix_copies_triton
 from .observe_chances import observe_chances_triton
 from .pair_chances import pair_chances_triton
 from .rope_store import rope_store_triton
@@ -117,6 +120,9 @@ def cases() -> dict[str, Callable[[], object]]:
         out[f"{nodes} nodes decided on"] = lambda verdict=verdict: observe_chances_triton(**verdict)
     asking = samples.slot_queries_inputs(64, 32, 2048, "cpu")
     out["64 requests ask"] = lambda: slot_queries_triton(**asking)
+    texts, mixed = copy_samples.find_copies_inputs(2, 3000, 16, "cpu"), copy_samples.mix_copies_inputs(2, 5, 32, 16, "cpu")
+    out["copies of 16 tokens"] = lambda: find_copies_triton(**texts)
+    out["copies among 32 candidates"] = lambda: mix_copies_triton(**mixed)
     return out
 
 

@@ -62,7 +62,8 @@ def slot_queries_torch(slot_of: Tensor, flags: SlotFlags, committed: CommittedRo
     """Torch path of `slot_queries`."""
     requests = len(slot_of)
     committed.slots[num_rows:] = NULL_SLOT
-    committed.query_rows[requests:], committed.visible[requests:] = 0, 0
+    for part in (committed.query_rows, committed.visible, committed.ends):
+        part[requests:] = 0
     out.slot_of[:requests], out.slot_of[requests:] = slot_of, len(flags.deepest) - 1
     out.chain[:] = flags.chain[out.slot_of] != 0
     out.deepest[:] = torch.where(committed.visible > 0, flags.deepest[out.slot_of], 0)
@@ -72,7 +73,7 @@ def slot_queries_torch(slot_of: Tensor, flags: SlotFlags, committed: CommittedRo
 
 @triton.jit(do_not_specialize=["requests", "all_requests", "num_rows", "all_rows", "padding"])
 def slot_queries_kernel(
-    slot_of, chain, deepest, start, hidden, slots, query_rows, visible, out_slot_of, out_chain, out_deepest, out_start, out_hidden,
+    slot_of, chain, deepest, start, hidden, slots, query_rows, visible, ends, out_slot_of, out_chain, out_deepest, out_start, out_hidden,
     requests, all_requests, num_rows, all_rows, padding, stride_flags, stride_spans,
     X: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK: tl.constexpr, NULL_SLOT: tl.constexpr,
 ):  # fmt: skip
@@ -85,6 +86,7 @@ def slot_queries_kernel(
         sees = tl.load(visible + k, mask=k < requests, other=0)
         tl.store(query_rows + k, tl.load(query_rows + k, mask=k < requests, other=0))
         tl.store(visible + k, sees)
+        tl.store(ends + k, tl.load(ends + k, mask=k < requests, other=0))
         tl.store(out_slot_of + k, slot)
         tl.store(out_chain + k, tl.load(chain + slot * stride_flags) != 0)
         tl.store(out_deepest + k, tl.where(sees > 0, tl.load(deepest + slot * stride_flags), 0))
@@ -98,7 +100,7 @@ def slot_queries_triton(slot_of: Tensor, flags: SlotFlags, committed: CommittedR
     all_requests, most_rows, width = len(out.slot_of), len(committed.slots), flags.spans.start.shape[1]
     launch(
         slot_queries_kernel, (max(all_requests, triton.cdiv(most_rows, ROWS)),),
-        slot_of, flags.chain, flags.deepest, *flags.spans, committed.slots, committed.query_rows, committed.visible,
+        slot_of, flags.chain, flags.deepest, *flags.spans, committed.slots, committed.query_rows, committed.visible, committed.ends,
         out.slot_of, out.chain, out.deepest, *out.spans, len(slot_of), all_requests, num_rows, most_rows, len(flags.deepest) - 1,
         flags.chain.stride(0), flags.spans.start.stride(0), X=width, BLOCK_X=triton.next_power_of_2(width), BLOCK=ROWS,
         NULL_SLOT=NULL_SLOT, num_warps=4,

@@ -45,6 +45,10 @@ class SpecFlashOptions:
         "Draft trees, K tokens times the draft's rounds deep, where the request's settings allow it; false: chains, as long as "
         "num_speculative_tokens says. Default: true, but on CPUs that Triton has a backend for.",
     )
+    lookup: bool = option(
+        True,
+        "Also draft what followed where the request's own text read before as it reads now: code, extraction and lists repeat themselves.",
+    )
     sizing: str = option(
         "auto",
         "Size of each draft: 'auto' weighs chances of acceptance against what the batch's step costs, measured when "
@@ -90,7 +94,7 @@ class SpecFlashOptions:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
                 raise SpecFlashError(f"{name} is {value!r}: give it as a string, or leave it out.")
-        for name in ("tree", "check_target_name"):
+        for name in ("tree", "lookup", "check_target_name"):
             if not isinstance(getattr(self, name), bool) and not (name == "tree" and self.tree is None):
                 raise SpecFlashError(f"{name} is {getattr(self, name)!r}: give true or false.")
         tokens = self.num_speculative_tokens

@@ -20,7 +20,7 @@ from vllm_specflash.train.batch import collate
 from vllm_specflash.train.forward import answer_states
 
 TOKENS = 20
-TREES = {"num_speculative_tokens": 10, "min_confidence": 0}
+TREES = {"num_speculative_tokens": 10, "min_confidence": 0, "lookup": True}
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,8 @@ def engine(target: Path, draft: Path | None = None, draft_options: dict | None =
         overrides: LLM's own arguments.
     """
     if draft is not None:
-        given = {**ALWAYS, "tree": TREES, **(draft_options or {})}
+        # A copy out of the text is accepted whatever draft stands beside it: where that is not the question, none is made.
+        given = {**ALWAYS, "tree": TREES, "lookup": False, **(draft_options or {})}
         overrides["speculative_config"] = {"model": str(draft), **given}
     llm = LLM(str(target), **{**SMALL, **overrides})
     try:

@@ -3,9 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from dense import DenseDraft, Finished, apart
 from engines import draft_stats, greedy
 from recorder import Recorder
+
+from vllm_specflash.triton_kernels.find_copies import find_copies_torch
+
+# Of vocabularies: no token of the tests' is above.
+LARGE = 1 << 30
 
 
 @dataclass
@@ -15,11 +21,13 @@ class Heard:
     Attributes:
         finished: in order.
         said: what the draft said in each, by target position (recorder.py).
+        copies: what its text said, the same way.
         side_paths: as in recorder.py.
     """
 
     finished: list[Finished]
     said: list[dict[int, list]]
+    copies: list[dict[int, list]]
     side_paths: int
 
     @property
@@ -47,7 +55,8 @@ def listen(llm, prompts: list, max_tokens: int, truth: Iterable[Finished] = (), 
                 tokens = [*output.prompt_token_ids, *output.outputs[0].token_ids]
                 finished.append(Finished(tokens, len(output.prompt_token_ids), images))
     assert draft_stats(llm).get("errors", 0) == 0
-    return Heard(finished, [recorder.said[number] for number in range(len(prompts))], recorder.side_paths)
+    said, copies = ([heard[number] for number in range(len(prompts))] for heard in (recorder.said, recorder.copies))
+    return Heard(finished, said, copies, recorder.side_paths)
 
 
 def cache_hits(llm) -> int:
@@ -65,10 +74,10 @@ def furthest(heard: Heard, dense: DenseDraft) -> float:
     """The most that any chance, of any request and step, is from what the dense forward says.
 
     Raises:
-        AssertionError: some step of a request asked nothing.
+        AssertionError: some step of a request asked nothing, or looked up another text than the request's own up to there.
     """
     most = 0.0
-    for request, said in zip(heard.finished, heard.said, strict=True):
+    for request, said, copies in zip(heard.finished, heard.said, heard.copies, strict=True):
         expected = dense.candidates(request)
         # Of what comes after the answer's last token, nothing is known: V2 asks once more than it needs to.
         asked = sorted(said.keys() & expected.keys())
@@ -77,5 +86,15 @@ def furthest(heard: Heard, dense: DenseDraft) -> float:
         stride = 1 + dense.width * dense.draft.config.num_rounds
         stops = [first, *asked, len(request.token_ids) - 2]
         assert asked[0] == first and max(b - a for a, b in zip(stops, stops[1:])) <= stride, (first, asked)
+        check_copies(request, {t: copies[t] for t in asked})
         most = max([most, *(apart(one, expected[t]) for t in asked for one in said[t])])
     return most
+
+
+def check_copies(request: Finished, copies: dict[int, list]) -> None:
+    """What was looked up when the token behind position t was the newest is what the finished text says up to there."""
+    text = torch.tensor([request.token_ids], dtype=torch.int32)
+    for t, found in copies.items():
+        for one in found:
+            expected = find_copies_torch(text, torch.tensor([0]), torch.tensor([t + 2]), one.tokens.shape[1], LARGE)
+            assert torch.equal(one.tokens, expected.tokens) and torch.equal(one.matched, expected.matched), (t, one, expected)

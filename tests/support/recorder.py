@@ -10,6 +10,7 @@ from torch import Tensor
 from vllm_specflash.draft.candidates import Candidates
 from vllm_specflash.draft.core import Proposal, Queries
 from vllm_specflash.triton_kernels.best_tree import BINS, best_tree
+from vllm_specflash.triton_kernels.find_copies import Copies
 
 
 class Recorder:
@@ -23,13 +24,16 @@ class Recorder:
             and whose second is true; what is recorded stays what the network says.
 
     Attributes:
-        said: request number -> {target position of the row that asked: [candidates, one entry a time it asked]}.
+        said: request number -> {target position of the row that asked: [candidates, one entry a time it asked]}; the network's own,
+            without copies, which are not drafted meanwhile.
+        copies: request number -> {the same position: [what the engine found that may be copied, one entry a time]}.
         side_paths: drafts of which a path was accepted that does not lie first.
     """
 
     def __init__(self, llm, truth: dict[int, list[int]] | None = None):
         self.runner, self.truth = runner(llm), truth or {}
         self.said: dict[int, dict[int, list[Candidates]]] = defaultdict(lambda: defaultdict(list))
+        self.copies: dict[int, dict[int, list[Copies]]] = defaultdict(lambda: defaultdict(list))
         self.side_paths = 0
         self._number = llm.request_counter.counter
         self.v1 = hasattr(self.runner, "drafter")
@@ -63,11 +67,12 @@ class Recorder:
         return self._propose(batch, *args, **kwargs)
 
     def _asked(self, rows, queries: Queries, ratio: Tensor, *args) -> Proposal:
-        proposal = self._ask(rows, queries, ratio, *args)
+        proposal = self._ask(rows, queries._replace(copies=None), ratio, *args)
         asked = [self._who_asked(queries, row) for row in range(len(queries.rows))]
         for row, who in enumerate(asked):
             if who is not None:
                 self.said[who[0]][who[1]].append(Candidates(*(part[row : row + 1].clone() for part in proposal.candidates)))
+                self.copies[who[0]][who[1]].append(Copies(*(part[row : row + 1].clone() for part in queries.copies)))
         return self._told(proposal, queries, asked) if self.truth else proposal
 
     def _who_asked(self, queries: Queries, row: int) -> tuple[int, int] | None:

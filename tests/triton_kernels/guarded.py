@@ -13,13 +13,16 @@ import sys
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vllm_specflash.triton_kernels import _copy_samples as copy_samples
 from vllm_specflash.triton_kernels import _samples as samples
 from vllm_specflash.triton_kernels._triton import launch, tl, triton
 from vllm_specflash.triton_kernels.best_tree import best_tree_triton
 from vllm_specflash.triton_kernels.commit_rows import commit_rows_triton
 from vllm_specflash.triton_kernels.draft_attention import draft_attention_triton
+from vllm_specflash.triton_kernels.find_copies import find_copies_triton
 from vllm_specflash.triton_kernels.kv_compact import cache_table, kv_compact_triton
 from vllm_specflash.triton_kernels.latent_compress import latent_compress_triton
+from vllm_specflash.triton_kernels.mix_copies import mix_copies_triton
 from vllm_specflash.triton_kernels.observe_chances import observe_chances_triton
 from vllm_specflash.triton_kernels.tree_accept import tree_accept_triton
 from vllm_specflash.triton_kernels.tree_attention import tree_attention_triton
@@ -118,6 +121,20 @@ def kv_compact(place):
     kv_compact_triton(**{name: value if name == "caches" else place(value) for name, value in args.items()})
 
 
+def find_copies(place):
+    """Texts that end with their table, one that has ended before, and padding: nothing in a slot beyond it."""
+    args = copy_samples.find_copies_inputs(4, 1500, 5, "cpu")
+    args["slot_of"], args["ends"] = torch.tensor([3, 0, 1, 4]), torch.tensor([1500, 1500, 2, 0], dtype=torch.int32)
+    find_copies_triton(**place(args))
+
+
+def mix_copies(place):
+    """As many candidates as fill no block, and one request without a copy."""
+    args = copy_samples.mix_copies_inputs(2, 3, 5, 7, "cpu")
+    args["copies"].matched[1] = 0
+    mix_copies_triton(**place(args))
+
+
 @triton.jit
 def one_too_far_kernel(numbers, out, offset):
     tl.store(out, tl.load(numbers + offset))
@@ -135,6 +152,8 @@ CASES = {
     },
     **{f"tree_attention, {splits} splits": (tree_attention, splits) for splits in (1, 3)},
     "best_tree": (best_tree,),
+    "find_copies": (find_copies,),
+    "mix_copies": (mix_copies,),
     "latent_compress": (latent_compress,),
     "kv_compact": (kv_compact,),
     "tree_accept": (lambda place: tree_accept_triton(**place(samples.tree_accept_inputs(3, 5, "cpu"))),),

@@ -93,10 +93,11 @@ def check(op, requests, spans, seed: int = 0, to=lambda x: x) -> None:
         last = begin + len(committed) - 1
         assert out.query_rows[request] == first + len(committed) - 1
         assert out.visible[request] == (draft(last) + 1 if emitted and not visual(last) else 0)
+        assert out.ends[request] == (min(last + 2, MAX_TOKENS) if out.visible[request] else 0)
         first += rows
     for part in out[:4]:
         assert (part[first:] == UNTOUCHED).all()
-    assert out.query_rows[-1] == out.visible[-1] == UNTOUCHED
+    assert out.query_rows[-1] == out.visible[-1] == out.ends[-1] == UNTOUCHED
 
 
 IMAGES = {0: [(2, 10, 5), (14, 22, 5)], 1: [(0, 4, 0)], 3: [(3, 20, 13)]}

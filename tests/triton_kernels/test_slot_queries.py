@@ -33,6 +33,7 @@ def check(slot_of, flags, committed, num_rows, out):
     for part, table in zip(out.spans, flags.spans):
         assert torch.equal(part, table[[4, 0, 2, SLOTS]])
     assert committed.visible.tolist() == [9, 0, 9, 0] and committed.query_rows.tolist() == [9, 9, 9, 0]
+    assert committed.ends.tolist() == [9, 9, 9, 0]
     assert (committed.slots[:num_rows] == 9).all() and (committed.slots[num_rows:] == NULL_SLOT).all()
     assert (committed.source == 9).all()
 

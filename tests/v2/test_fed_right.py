@@ -14,7 +14,7 @@ from qwen import pictures_and_none, with_pictures
 from tiny_models import tiny_qwen2_5_vl
 
 TOKENS = 12
-TREES = {"num_speculative_tokens": 8, "min_confidence": 0}
+TREES = {"num_speculative_tokens": 8, "min_confidence": 0, "lookup": True}
 PROMPTS = [
     "user: hello, who are you? assistant: ",
     with_images("user: first <image> then some words and <image><image> compare. ", 8, 9, 10),

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vllm_specflash.triton_kernels.find_copies import Copies
+from vllm_specflash.triton_kernels.mix_copies import mix_copies
 from vllm_specflash.triton_kernels.pair_chances import pair_chances
 
 # Candidates a position offers unless told otherwise: more of them change the acceptance of a chain or tree by nothing.
@@ -43,6 +45,10 @@ class Candidates(NamedTuple):
     def chain(self) -> Tensor:
         """Target token ids [Q, L] of that path."""
         return self.tokens.gather(2, self.greedy().unsqueeze(2)).squeeze(2)
+
+    def with_copies(self, copies: Copies, weights: Tensor) -> "Candidates":
+        """These and what the requests' own texts say, to the depth of the copies."""
+        return Candidates(*mix_copies(*self, copies, weights))
 
 
 def candidates_of(draft, states: Tensor, logits: Tensor, width: int) -> Candidates:

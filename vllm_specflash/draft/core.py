@@ -16,7 +16,13 @@ from vllm_specflash.draft.model import Attend, SpecFlashDraft
 from vllm_specflash.tree.calibration import BINS
 from vllm_specflash.triton_kernels.best_tree import BestTree, best_tree
 from vllm_specflash.triton_kernels.draft_attention import SpanTable, draft_attention
+from vllm_specflash.triton_kernels.find_copies import LONGEST, Copies
+from vllm_specflash.triton_kernels.mix_copies import WEIGHTS
 from vllm_specflash.triton_kernels.rope_store import frequencies, rope_store
+
+
+# Copies are no longer: trees as deep cost tables of as many levels.
+DEEPEST_COPY = 16
 
 
 class Pages(Protocol):
@@ -63,6 +69,8 @@ class Queries(NamedTuple):
     """[R] int32, depth that no drafted token exceeds; 0 for a request that gets no draft."""
     chain: Tensor
     """[R] bool, requests whose drafts may not branch."""
+    copies: Copies | None = None
+    """What their texts say may come next, DraftingCore.copied tokens each; None where that is not asked."""
 
 
 class Proposal(NamedTuple):
@@ -89,6 +97,7 @@ class DraftingCore:
         depth: L, positions ahead that are proposed for.
         num_nodes: n, most tokens of a draft.
         max_visible: no request sees more draft positions.
+        looks_up: whether drafts also copy what the request's own text reads like.
     """
 
     def __init__(
@@ -100,14 +109,21 @@ class DraftingCore:
         depth: int,
         num_nodes: int,
         max_visible: int | None = None,
+        looks_up: bool = False,
     ):
         self.model, self.lm_head, self.embed, self.pages = model, lm_head, embed, pages
-        self.depth, self.num_nodes, self.max_visible = depth, num_nodes, max_visible
+        self.depth, self.num_nodes, self.max_visible, self.looks_up = depth, num_nodes, max_visible, looks_up
         self.device, self.dtype = lm_head.weight.device, lm_head.weight.dtype
         self.width = min(CANDIDATES, lm_head.out_features)
         # Chances that trees are chosen by instead of the draft's own: [C] and [L - 1 or more, C, C].
         self.assumed: tuple[Tensor, Tensor] | None = None
+        self._weights = torch.tensor(WEIGHTS, device=self.device)
         self._frequencies = frequencies(model.config.head_dim, model.config.rope_theta, self.device)
+
+    @property
+    def copied(self) -> int:
+        """Tokens of a copy, as deep as drafts may be for one; 0 where nothing is looked up."""
+        return max(self.depth, min(self.num_nodes, DEEPEST_COPY)) if self.looks_up and self.assumed is None else 0
 
     @property
     def num_rounds(self) -> int:
@@ -148,7 +164,7 @@ class DraftingCore:
         heads = model.attention.heads(model.normed(u))
         q = rope_store(heads, rows.positions, rows.slots, queries.rows, self._frequencies, pages.keys, pages.values)
         x = model.after_attention(u[queries.rows], found(q))
-        return self._proposal(x, queries.visible, attend, queries.deepest, queries.chain, ratio)
+        return self._proposal(x, queries, attend, ratio)
 
     def measure(self, num_rows: int, requests: int) -> None:
         """A step's work on rows and requests that do not exist, without a cache: what it allocates is what vLLM measures."""
@@ -159,18 +175,22 @@ class DraftingCore:
         ratio = torch.ones(BINS + 1, device=device)
         nothing: Attend = lambda q, k, v: torch.zeros_like(q)  # noqa: E731
         x = self.model.layer(self._fused(rows), rows.positions, nothing, rows=indices[:requests])
-        self._proposal(x, none, nothing, none, none > 0, ratio)
+        copies = Copies(indices.new_zeros(requests, self.copied), none + LONGEST) if self.copied else None
+        asking = indices[:requests]
+        queries = Queries(asking, none, none[:, None], SpanTable(none[:, None], none[:, None]), none, none > 0, copies)
+        self._proposal(x, queries, nothing, ratio)
 
-    def _proposal(
-        self, x: Tensor, visible: Tensor, attend: Attend, deepest: Tensor, chain: Tensor, ratio: Tensor
-    ) -> Proposal:
+    def _proposal(self, x: Tensor, queries: Queries, attend: Attend, ratio: Tensor) -> Proposal:
         """The layer's output x [R, D] -> drafts; `attend` is for the positions of later rounds."""
-        candidates = self._candidates(x, visible, attend)
+        candidates = self._candidates(x, queries.visible, attend)
         if self.assumed is not None:
             first, following = self.assumed
             following = following[: self.depth - 1]
             candidates = Candidates(candidates.tokens, first.expand(len(x), -1), following.expand(len(x), -1, -1, -1))
-        return Proposal(best_tree(candidates.first, candidates.following, self.num_nodes, deepest, chain, ratio), candidates)
+        elif queries.copies is not None:
+            candidates = candidates.with_copies(queries.copies, self._weights)
+        tree = best_tree(candidates.first, candidates.following, self.num_nodes, queries.deepest, queries.chain, ratio)
+        return Proposal(tree, candidates)
 
     def _candidates(self, x: Tensor, visible: Tensor, attend: Attend) -> Candidates:
         """Unroll rounds of K positions from each x; a round continues from the greedy path of the one before."""

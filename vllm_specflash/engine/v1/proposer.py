@@ -57,8 +57,9 @@ class SpecFlashProposer:
         draft.sum = self.collectives.sum
         self.pooler = SpanPooler(draft.model.compressor)
         self.core = DraftingCore(
-            draft.model, draft.lm_head, self.collectives.embed, draft.cache, self.depth, self.num_speculative_tokens
-        )
+            draft.model, draft.lm_head, self.collectives.embed, draft.cache, self.depth, self.num_speculative_tokens,
+            looks_up=self.options.lookup,
+        )  # fmt: skip
         if self.options.synthetic_acceptance is not None:
             logger.warning(SYNTHETIC_WARNING)
             self.core.assumed = assumed_chances(self.options.synthetic_acceptance, self.core.width, self.device)
@@ -172,6 +173,7 @@ class SpecFlashProposer:
             SpanTable(*(self._tensor(part[asking].astype(np.int32)) for part in (spans.compressed_start, spans.hidden))),
             self._tensor(step.room[asking].astype(np.int32)),
             self._tensor(np.array(chain)),
+            step.copies(asking, self.core.copied, self.model.config.target_vocab_size),
         )
         with self.stats.timing("network_seconds"):
             proposal = self.core.propose(text, queries, self._tensor(self.calibration.ratio.astype(np.float32)), int(visible.max()))

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vllm_specflash.triton_kernels.find_copies import Copies, find_copies
+
 
 @dataclass
 class Step:
@@ -48,3 +50,11 @@ class Step:
         if not self.layer_states:
             return self.hidden_states[rows]
         return torch.cat([states[rows] for states in (self.hidden_states, *self.layer_states)], dim=-1)
+
+    def copies(self, requests: np.ndarray, depth: int, vocab_size: int) -> Copies | None:
+        """What the texts of requests [R'] say may come next, `depth` tokens each; None for a depth of 0."""
+        if not depth:
+            return None
+        # One token behind those that were committed is known.
+        ends = (self.start + self.committed + 1)[requests]
+        return find_copies(torch.from_numpy(self.token_ids), torch.from_numpy(requests), torch.from_numpy(ends), depth, vocab_size)

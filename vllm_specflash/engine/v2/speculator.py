@@ -23,6 +23,7 @@ from vllm_specflash.engine.v2.graphs import DraftGraphs
 from vllm_specflash.engine.v2.slots import SlotTables, spans_for
 from vllm_specflash.tree.calibration import DeviceCalibration
 from vllm_specflash.triton_kernels.commit_rows import CommittedRows, commit_rows
+from vllm_specflash.triton_kernels.find_copies import find_copies
 from vllm_specflash.triton_kernels.keep_tree import KeptDrafts, keep_tree
 from vllm_specflash.triton_kernels.slot_queries import SlotQueries, slot_queries
 from vllm_specflash.triton_kernels.tree_accept import Acceptance
@@ -78,14 +79,14 @@ class SpecFlashSpeculator(BaseSpeculator):
         depth = min(asked, trained) if self.vllm_config.speculative_config.trees else asked
         self.core = DraftingCore(
             draft.model, draft.lm_head, draft.embed, draft.cache, depth, self.num_speculative_tokens,
-            self.vllm_config.model_config.max_model_len,
+            self.vllm_config.model_config.max_model_len, self.options.lookup,
         )  # fmt: skip
         rates = self.options.synthetic_acceptance
         if rates is not None:
             logger.warning(SYNTHETIC_WARNING)
             self.core.assumed = assumed_chances(rates, self.core.width, self.core.device)
         self.pooler = SpanPooler(draft.model.compressor)
-        self._allocate(depth)
+        self._allocate(max(depth, self.core.copied))
 
     def _allocate(self, depth: int) -> None:
         """Everything that keeps its address from step to step."""
@@ -216,14 +217,14 @@ class SpecFlashSpeculator(BaseSpeculator):
 
     def draft_step(self, num_rows: int, requests: int) -> None:
         """From the persistent rows to `drafts` and the trees of the requests' slots; what CUDA graphs capture."""
-        committed, (slot_of, chain, deepest, spans) = self.committed, self.queries.cut(requests)
-        proposal = self.core.propose(
-            self._committed_rows(num_rows),
-            Queries(
-                committed.query_rows[:requests], committed.visible[:requests], self.block_table[:requests], spans, deepest, chain
-            ),
-            self.calibration.ratio,
-        )  # fmt: skip
+        committed, (slot_of, chain, deepest, spans), copies = self.committed, self.queries.cut(requests), None
+        if self.core.copied:
+            texts = self.req_states.all_token_ids.gpu
+            copies = find_copies(texts, slot_of, committed.ends[:requests], self.core.copied, self.vocab_size)
+        queries = Queries(
+            committed.query_rows[:requests], committed.visible[:requests], self.block_table[:requests], spans, deepest, chain, copies
+        )
+        proposal = self.core.propose(self._committed_rows(num_rows), queries, self.calibration.ratio)
         keep_tree(proposal.tree, proposal.candidates.tokens, slot_of, self.kept)
 
     def _pool(self, batch: InputBatch, hidden_states: Tensor) -> None:

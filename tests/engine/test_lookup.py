@@ -1,0 +1,60 @@
+"""Drafts copy what the text has read before: answers stay plain vLLM's, and a draft that knows nothing is accepted all the same."""
+
+import pytest
+from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts
+
+LOOKUP = {"lookup": True, "min_confidence": 0}
+# Of the tiny target, which before long repeats itself.
+TOKENS = 96
+
+
+@pytest.fixture(scope="module")
+def long_answers(llava):
+    with engine(llava) as llm:
+        return answers(llm, mixed_prompts(), greedy(TOKENS))
+
+
+def deepest(llm) -> int:
+    """The last position of a draft that was ever accepted."""
+    (counts,) = (m.values for m in llm.get_metrics() if m.name == "vllm:spec_decode_num_accepted_tokens_per_pos")
+    return max(position + 1 for position, count in enumerate(counts) if count)
+
+
+@pytest.mark.parametrize("draft", ["random", "nan"])
+@pytest.mark.parametrize(
+    "options", [{"num_speculative_tokens": 16}, {"num_speculative_tokens": 12, "tree": False}, {"num_speculative_tokens": 3}], ids=str
+)
+def test_a_draft_that_knows_nothing_is_accepted_where_the_text_repeats_itself(llava, drafts, long_answers, draft, options):
+    with engine(llava, drafts[draft], {**LOOKUP, **options}) as llm:
+        assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
+        assert draft_stats(llm)["errors"] == 0
+        assert accepted_tokens(llm) > sum(map(len, long_answers)) / 4
+        # As deep as the draft's own tokens go, and copies alone beyond.
+        assert deepest(llm) == options["num_speculative_tokens"]
+
+
+def test_without_lookup_it_is_not(llava, drafts, long_answers):
+    with engine(llava, drafts["random"], {"num_speculative_tokens": 16, "min_confidence": 0}) as llm:
+        assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
+        assert accepted_tokens(llm) < sum(map(len, long_answers)) / 5 and deepest(llm) <= 5
+
+
+def test_copies_beside_prefill_chunks_and_under_preemption(llava, drafts, long_answers):
+    settings = {"max_num_batched_tokens": 48, "max_num_seqs": 3, "num_gpu_blocks_override": 20, "block_size": 32, "max_model_len": 320}
+    with engine(llava, drafts["knowing"], LOOKUP, **settings) as llm:
+        assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
+        assert draft_stats(llm)["errors"] == 0 and accepted_tokens(llm) > 100
+
+
+def test_tokens_that_the_target_has_no_embedding_for_are_not_copied(llava, drafts, monkeypatch):
+    """A prompt says them where pictures stand, right behind what the answer's end reads like."""
+    from engines import runner
+
+    with engine(llava, drafts["random"], LOOKUP) as llm:
+        core = runner(llm).drafter.core
+        propose, copied = core.propose, []
+        monkeypatch.setattr(core, "propose", lambda rows, queries, *rest: copied.append(queries.copies) or propose(rows, queries, *rest))
+        answers(llm, mixed_prompts(), greedy(TOKENS))
+    vocabulary = core.model.config.target_vocab_size
+    tokens = [token for copies in copied for row, matched in zip(*copies) if matched for token in row.tolist()]
+    assert tokens and 0 <= min(tokens) and max(tokens) < vocabulary
