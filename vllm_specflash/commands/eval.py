@@ -30,6 +30,7 @@ def run(
     rounds: Annotated[int | None, typer.Option(min=1, help="R, draft forwards per step; the checkpoint's by default.")] = None,
     chain_length: Annotated[int | None, typer.Option(min=1, help="Tokens per chain; R x K by default.")] = None,
     tree_nodes: Annotated[int | None, typer.Option(min=1, max=MAX_SPECULATIVE_TOKENS, help="Draft trees of so many nodes, not chains.")] = None,
+    lookup: Annotated[bool, typer.Option(help="Also draft what the text has read before, as engines do.")] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="Most answers to evaluate.")] = None,
     held_out_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the answers that training held out; 1: all answers, where none was trained on.")
@@ -58,12 +59,12 @@ def run(
     chain_length = min(chain_length or rounds * config.semi_ar_width, rounds * config.semi_ar_width)
     usable = AnswerSet(answers, model, max_length, skipped, cache)
     shape = f"trees of {tree_nodes}" if tree_nodes else f"chains of {chain_length}"
-    simulated = evaluate_draft(network, model, usable, rounds, chain_length, tree_nodes)
+    simulated = evaluate_draft(network, model, usable, rounds, chain_length, tree_nodes, lookup)
     print_skipped(skipped)
     print_acceptance(simulated, f"{draft}: simulated, greedy, {shape}")
     facts = {
-        "target": model.name, "draft": draft, "rounds": rounds, "chain_length": chain_length, "tree_nodes": tree_nodes, "answers": len(answers),
-        "simulated": _figures(simulated),
+        "target": model.name, "draft": draft, "rounds": rounds, "chain_length": chain_length, "tree_nodes": tree_nodes, "lookup": lookup,
+        "answers": len(answers), "simulated": _figures(simulated),
     }  # fmt: skip
     if measured:
         answers = [answer for index, answer in enumerate(answers) if usable[index] is not None]
@@ -73,7 +74,7 @@ def run(
         torch.cuda.empty_cache()
         from vllm_specflash.lab.bench.acceptance import uncut_drafts
 
-        drafts = uncut_drafts(draft, chain_length, tree_nodes)
+        drafts = uncut_drafts(draft, chain_length, tree_nodes, lookup)
         served = _serve(target, drafts, answers, min(max_length, positions), dtype)
         print_acceptance(served.acceptance, f"{draft}: measured, greedy, {shape}")
         print_comparison(simulated, served)

@@ -85,6 +85,6 @@ def _of_draft(target: str, draft: str, data: list[Path], share: float) -> tuple[
 
     model, skipped = Target(target), Counter()
     answers = AnswerSet(greedy_held_out(model, data, share, 4096, skipped), model, 4096, skipped, None)
-    results = evaluate_draft(read_draft(draft, model), model, answers, config.num_rounds, depth)
+    results = evaluate_draft(read_draft(draft, model), model, answers, config.num_rounds, depth, lookup=True)
     print_skipped(skipped)
     return depth, sum(results.values(), start=Acceptance(0, 0, torch.zeros(depth))).per_position

@@ -25,6 +25,11 @@ from vllm_specflash.triton_kernels.rope_store import frequencies, rope_store
 DEEPEST_COPY = 16
 
 
+def copied_tokens(depth: int, num_nodes: int) -> int:
+    """How long copies are beside drafts of that depth in trees of so many nodes."""
+    return max(depth, min(num_nodes, DEEPEST_COPY))
+
+
 class Pages(Protocol):
     """Where the draft's keys and values are kept.
 
@@ -123,7 +128,7 @@ class DraftingCore:
     @property
     def copied(self) -> int:
         """Tokens of a copy, as deep as drafts may be for one; 0 where nothing is looked up."""
-        return max(self.depth, min(self.num_nodes, DEEPEST_COPY)) if self.looks_up and self.assumed is None else 0
+        return copied_tokens(self.depth, self.num_nodes) if self.looks_up and self.assumed is None else 0
 
     @property
     def num_rounds(self) -> int:

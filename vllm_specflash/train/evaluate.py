@@ -1,8 +1,9 @@
 """Simulated acceptance of a draft over held-out answers, per task."""
 
 from vllm_specflash.draft import SpecFlashDraft
+from vllm_specflash.draft.core import copied_tokens
 from vllm_specflash.train.dataset import AnswerSet
-from vllm_specflash.train.simulate import Acceptance, drafted, walk, walk_trees
+from vllm_specflash.train.simulate import Acceptance, drafted, walk, walk_trees, with_copies
 from vllm_specflash.train.target import Target
 
 
@@ -13,10 +14,12 @@ def evaluate_draft(
     rounds: int = 1,
     chain_length: int | None = None,
     tree_nodes: int | None = None,
+    lookup: bool = False,
 ) -> dict[str, Acceptance]:
     """Acceptance by task, in the draft's dtype. Answers that were not greedy are left out: they are not reproducible.
 
-    `chain_length` cuts the chains of R * K tokens; with `tree_nodes`, trees of so many nodes are drafted in their place.
+    `chain_length` cuts the chains of R * K tokens; with `tree_nodes`, trees of so many nodes are drafted in their place. With `lookup`,
+    what the text has read before is drafted too, as engines do; without it, the figures are the draft's own.
     """
     config, dtype = draft.config, draft.dtype
     training = draft.training
@@ -30,6 +33,8 @@ def evaluate_draft(
             continue
         features = answers.features([sample], config.pooling, config.semi_ar_width).to(draft.device)
         candidates = drafted(draft, features.batch, features.hidden.to(dtype), embedding, lm_head, rounds)
+        if lookup:
+            candidates = with_copies(candidates, sample, copied_tokens(rounds * config.semi_ar_width, tree_nodes or chain_length or 0))
         # Walking is one comparison after another: not a GPU's work.
         answer = sample.input_ids[sample.answer_start :].cpu()
         if tree_nodes is None:

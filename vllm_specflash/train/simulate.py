@@ -12,8 +12,10 @@ from vllm_specflash.draft.attention import dense_causal_attention
 from vllm_specflash.draft.candidates import CANDIDATES, Candidates, candidates_of, joined
 from vllm_specflash.train.batch import Batch
 from vllm_specflash.train.forward import compressed_inputs
+from vllm_specflash.train.target import Sample
 from vllm_specflash.tree.build import best_trees
-
+from vllm_specflash.triton_kernels.find_copies import find_copies_torch
+from vllm_specflash.triton_kernels.mix_copies import WEIGHTS, mix_copies_torch
 
 # Of chances, for the calibration error.
 CHANCE_BINS = 15
@@ -37,10 +39,10 @@ class Acceptance:
     decided: Tensor = field(default_factory=lambda: torch.zeros(CHANCE_BINS, 3))
 
     def __add__(self, other: "Acceptance") -> "Acceptance":
-        return Acceptance(
-            self.steps + other.steps, self.emitted + other.emitted, self.accepted_at + other.accepted_at,
-            self.decided + other.decided,
-        )  # fmt: skip
+        # Copies make the drafts of one answer longer than another's.
+        longest = max(len(self.accepted_at), len(other.accepted_at))
+        mine, theirs = (F.pad(part.accepted_at, (0, longest - len(part.accepted_at))) for part in (self, other))
+        return Acceptance(self.steps + other.steps, self.emitted + other.emitted, mine + theirs, self.decided + other.decided)
 
     @property
     def tau(self) -> float:
@@ -121,6 +123,15 @@ def drafted(
         positions = rows[:, None] + torch.arange(1, tokens.shape[1] + 1, device=rows.device)
         x = draft.layer(draft.fuse(embedding[tokens].to(states.dtype), states), positions, attend_chain)[:, -1]
         rows = positions[:, -1]
+
+
+def with_copies(candidates: Candidates, sample: Sample, depth: int) -> Candidates:
+    """These and copies of so many tokens out of the sample's own text, as an engine's drafting core mixes them."""
+    ends = sample.answer_start + 1 + torch.arange(len(candidates.first), dtype=torch.int32)
+    text = sample.input_ids.cpu().int()[None]
+    copies = find_copies_torch(text, torch.zeros_like(ends), ends, depth, int(text.max()) + 1)
+    on_host = Candidates(*(part.cpu() for part in candidates))
+    return Candidates(*mix_copies_torch(*on_host, copies, torch.tensor(WEIGHTS)))
 
 
 def walk(chains: Tensor, answer: Tensor, chances: Tensor | None = None) -> Acceptance:

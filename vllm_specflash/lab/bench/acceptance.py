@@ -28,10 +28,10 @@ class Measured:
     answers: int
 
 
-def uncut_drafts(draft: str, chain_length: int, tree_nodes: int | None = None) -> dict:
+def uncut_drafts(draft: str, chain_length: int, tree_nodes: int | None = None, lookup: bool = True) -> dict:
     """vLLM's speculative_config for chains of that length, or trees of so many nodes, whatever they cost."""
     return {
-        "method": METHOD, "model": draft, "tree": tree_nodes is not None,
+        "method": METHOD, "model": draft, "tree": tree_nodes is not None, "lookup": lookup,
         "num_speculative_tokens": tree_nodes or chain_length, "sizing": "longest", "min_confidence": 0.0,
     }  # fmt: skip
 

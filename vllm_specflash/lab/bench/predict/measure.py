@@ -63,7 +63,7 @@ def measure_costs(
             announce("making an untrained draft of the default shape")
             draft, depth = scratch, untrained_draft(target, Path(scratch))
         uncut = {
-            "method": METHOD, "model": draft, "tree": False, "sizing": "longest", "min_confidence": 0.0, "num_speculative_tokens": depth,
+            "method": METHOD, "model": draft, "tree": False, "lookup": False, "sizing": "longest", "min_confidence": 0.0, "num_speculative_tokens": depth,
         }  # fmt: skip
         announce("plain vLLM")
         plain = _steps(EngineSetup(target, None, **_shared(options, batches)), prompts, batches, options, logs / "predict-plain.log")
