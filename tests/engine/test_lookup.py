@@ -1,7 +1,10 @@
 """Drafts copy what the text has read before: answers stay plain vLLM's, and a draft that knows nothing is accepted all the same."""
 
+import numpy as np
 import pytest
-from engines import accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts
+from engines import PAYING, accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, runner
+
+from vllm_specflash.tree.cost import StepCost
 
 LOOKUP = {"lookup": True, "min_confidence": 0}
 # Of the tiny target, which before long repeats itself.
@@ -48,8 +51,6 @@ def test_copies_beside_prefill_chunks_and_under_preemption(llava, drafts, long_a
 
 def test_tokens_that_the_target_has_no_embedding_for_are_not_copied(llava, drafts, monkeypatch):
     """A prompt says them where pictures stand, right behind what the answer's end reads like."""
-    from engines import runner
-
     with engine(llava, drafts["random"], LOOKUP) as llm:
         core = runner(llm).drafter.core
         propose, copied = core.propose, []
@@ -58,3 +59,25 @@ def test_tokens_that_the_target_has_no_embedding_for_are_not_copied(llava, draft
     vocabulary = core.model.config.target_vocab_size
     tokens = [token for copies in copied for row, matched in zip(*copies) if matched for token in row.tolist()]
     assert tokens and 0 <= min(tokens) and max(tokens) < vocabulary
+
+
+def test_a_pause_drafts_copies_without_the_network(llava, drafts, long_answers, monkeypatch):
+    with engine(llava, drafts["random"], LOOKUP | {"sizing": "auto"}) as llm:
+        drafter = runner(llm).drafter
+        drafter.sizing.step_cost = PAYING
+        monkeypatch.setattr(drafter.sizing.pause, "take_step", lambda: True)
+        monkeypatch.setattr(drafter.core, "propose", lambda *_: 1 / 0)
+        assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
+        stats = draft_stats(llm)
+        assert stats["errors"] == 0 and stats["paused_steps"] == stats["steps"]
+        assert accepted_tokens(llm) > sum(map(len, long_answers)) / 4 and deepest(llm) > 10
+
+
+def test_copies_that_cost_more_than_they_promise_are_not_drafted(llava, drafts, long_answers, monkeypatch):
+    with engine(llava, drafts["random"], LOOKUP | {"sizing": "auto"}) as llm:
+        drafter = runner(llm).drafter
+        # Every token of a batch takes as long as the first.
+        drafter.sizing.step_cost = StepCost(np.array([1, 64]), np.array([1.0, 64.0]))
+        monkeypatch.setattr(drafter.sizing.pause, "take_step", lambda: True)
+        assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
+        assert draft_stats(llm)["proposed_tokens"] == 0

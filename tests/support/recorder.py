@@ -72,6 +72,8 @@ class Recorder:
         for row, who in enumerate(asked):
             if who is not None:
                 self.said[who[0]][who[1]].append(Candidates(*(part[row : row + 1].clone() for part in proposal.candidates)))
+                if queries.copies is None:
+                    continue
                 self.copies[who[0]][who[1]].append(Copies(*(part[row : row + 1].clone() for part in queries.copies)))
         return self._told(proposal, queries, asked) if self.truth else proposal
 

@@ -10,6 +10,10 @@ from vllm_specflash.tree.overhead import Kind, StepClock
 from vllm_specflash.tree.pause import Pause, Typical
 from vllm_specflash.tree.step import StepTrees
 
+# Copies alone are verified where they promise so many more tokens a second than a step without drafts.
+COPIES_PAY = 1.05
+# Drafts that gain more than this are not compared with copies alone.
+CERTAINLY = 1.5
 # Steps of a look at the other kind of drafts: more than half of those that a `Typical` remembers, so that it moves.
 DRAFT_LOOKS = 5
 
@@ -39,16 +43,30 @@ class Sizing:
         self.pause.ease(requests)
         return resting
 
-    def keep(self, chances: np.ndarray, requests: int, trees: Trees) -> np.ndarray:
+    def keep(self, chances: np.ndarray, requests: int, trees: Trees, copied: np.ndarray | None = None) -> np.ndarray:
         """Which nodes [Q, n] of Q trees to verify, in a batch of so many requests; a pause may follow.
 
         Args:
             chances: [Q, n] of every node to be accepted with all above it; 0 where it must not be proposed.
+            copied: [Q, m] the same of copies alone, which a pause would draft.
         """
         self._drafted = True
         kept, gain = self._best(chances, requests, trees)
+        if copied is not None and gain < CERTAINLY:
+            gain /= max(self._copies(copied, requests).gain, 1.0)
         self.pause.weigh(gain, requests, self._clock.unsure(requests))
         return kept
+
+    def keep_copies(self, chances: np.ndarray, requests: int) -> np.ndarray:
+        """How many tokens [Q] of Q copies to verify in a step that drafts nothing else; chances [Q, m] as above."""
+        # What steps without drafts take has to be seen first.
+        if self._clock.unsure(requests):
+            return np.zeros(len(chances), np.int64)
+        sizes = self._copies(chances, requests)
+        return sizes.lengths if sizes.gain > COPIES_PAY else np.zeros_like(sizes.lengths)
+
+    def _copies(self, chances: np.ndarray, requests: int) -> Sizes:
+        return best_sizes(chances, requests, self.step_cost, overhead=self._clock.overhead(requests, Kind.CHAINS))
 
     def _best(self, chances: np.ndarray, requests: int, trees: Trees) -> tuple[np.ndarray, float]:
         """Nodes of trees, or of their most probable paths alone, whichever is expected to give more tokens a second; and what drafting gains."""

@@ -18,14 +18,16 @@ from vllm_specflash.engine.stats import DraftStats
 from vllm_specflash.engine.synthetic import SYNTHETIC_WARNING, assumed_chances
 from vllm_specflash.engine.transfer import to_device
 from vllm_specflash.engine.v1.attention import SidePaths
+from vllm_specflash.engine.v1.drafted import Drafted
 from vllm_specflash.engine.v1.kept import KeptRows
-from vllm_specflash.engine.v1.step import Step
+from vllm_specflash.engine.v1.step import Step, Texts
 from vllm_specflash.tree.build import Trees
 from vllm_specflash.tree.calibration import Calibration
-from vllm_specflash.tree.layout import lay_out
+from vllm_specflash.tree.copies import copied_chances
 from vllm_specflash.tree.sizing import Sizing
 from vllm_specflash.tree.step import Draft
 from vllm_specflash.triton_kernels.draft_attention import SpanTable
+from vllm_specflash.triton_kernels.find_copies import Copies
 
 logger = init_logger("vllm.specflash")
 
@@ -43,7 +45,7 @@ class SpecFlashProposer:
         self.sizing = Sizing()
         self._spans: dict[str, Spans] = {}
         self._kept = KeptRows()
-        self._drafted: dict[str, Draft] = {}
+        self._drafted = Drafted(self.stats)
         self._chains: set[str] = set()
         self.calibration = Calibration()
         # Set by the runner where trees can be verified.
@@ -53,6 +55,7 @@ class SpecFlashProposer:
         """Load the draft beside the target, and register its layer before vLLM sizes the KV cache."""
         self.draft = draft = LoadedDraft(self.vllm_config, target, self.ranks)
         self.model, self.cache, self.device = draft.model, draft.cache, draft.lm_head.weight.device
+        self.vocab_size = draft.config.target_vocab_size
         self.collectives = Collectives(self.ranks, draft.embed, draft.lm_head.weight, draft.config.hidden_size)
         draft.sum = self.collectives.sum
         self.pooler = SpanPooler(draft.model.compressor)
@@ -73,17 +76,14 @@ class SpecFlashProposer:
         """Drop what is kept for requests that ended."""
         for req_id in req_ids:
             self._spans.pop(req_id, None)
-            self._drafted.pop(req_id, None)
+            self._drafted.forget(req_id)
             self._chains.discard(req_id)
             self._kept.forget(req_id)
             self.pooler.forget(req_id)
 
     def drafted(self, req_id: str, length: int) -> Draft:
         """The tree of a request's first `length` drafted tokens, as it was proposed."""
-        draft = self._drafted.get(req_id)
-        if length and draft is not None and length < len(draft.parents):
-            return draft.cut(length)
-        return Draft.chain(length)
+        return self._drafted.of(req_id, length)
 
     def add_request(self, req_id: str, mm_features: list, sampling_params) -> None:
         """Note where a request's visual spans lie, and whether its drafts must be chains."""
@@ -117,7 +117,7 @@ class SpecFlashProposer:
         """Drafts of a step as rank 0 has them; all ranks must ask, once a step, whatever became of their own."""
         if self.ranks.count == 1:
             return drafts
-        trees = {req_id: self._drafted[req_id] for req_id, draft in zip(req_ids, drafts) if draft}
+        trees = self._drafted.some([req_id for req_id, draft in zip(req_ids, drafts) if draft])
         drafts, trees, self.sizing.pause.steps = self.ranks.agree((drafts, trees, self.sizing.pause.steps))
         self._drafted.update(trees)
         return drafts
@@ -152,7 +152,7 @@ class SpecFlashProposer:
         if has_visual:
             self._pool(step, spans)
 
-        next_tokens = np.clip(step.token_ids[requests, positions + 1], 0, self.model.config.target_vocab_size - 1)
+        next_tokens = np.clip(step.token_ids[requests, positions + 1], 0, self.vocab_size - 1)
         text = Rows(
             step.told(self._tensor(rows)),
             self._tensor(next_tokens),
@@ -166,6 +166,7 @@ class SpecFlashProposer:
         visible = spans.draft_positions(asking, step.start[asking] + step.committed[asking] - 1) + 1
         of = self._tensor(asking)
         chain = [self.side_paths is None or step.req_ids[request] in self._chains for request in asking]
+        copies = step.texts.copies(asking, self.core.copied, self.vocab_size) if self.core.copied else None
         queries = Queries(
             self._tensor(last[asking]),
             self._tensor(visible.astype(np.int32)),
@@ -173,12 +174,12 @@ class SpecFlashProposer:
             SpanTable(*(self._tensor(part[asking].astype(np.int32)) for part in (spans.compressed_start, spans.hidden))),
             self._tensor(step.room[asking].astype(np.int32)),
             self._tensor(np.array(chain)),
-            step.copies(asking, self.core.copied, self.model.config.target_vocab_size),
+            copies,
         )
         with self.stats.timing("network_seconds"):
             proposal = self.core.propose(text, queries, self._tensor(self.calibration.ratio.astype(np.float32)), int(visible.max()))
         if self.ranks.leads:
-            self._choose(proposal.tokens, Trees.of(proposal.tree), asking, step, drafts)
+            self._choose(proposal.tokens, Trees.of(proposal.tree), copies, asking, step, drafts)
 
     def _pool(self, step: Step, spans: SpanBatch) -> None:
         """Visual spans that this step's prompt chunks reach into."""
@@ -208,42 +209,32 @@ class SpecFlashProposer:
         return min(self.num_speculative_tokens, trained)
 
     def _choose(
-        self, tokens: Tensor, trees: Trees, requests: np.ndarray, step: Step, drafts: list[list[int]]
+        self, tokens: Tensor, trees: Trees, copies: Copies | None, requests: np.ndarray, step: Step, drafts: list[list[int]]
     ) -> None:
         """Of the trees, what is worth verifying and fits, into drafts; tokens [Q, n] of their nodes."""
         slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
         chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
-        keep = self.sizing.keep(chances, len(drafts), trees)
-        root = step.start[requests] + step.committed[requests]
-        self._hand_over(tokens.tolist(), trees, keep, requests, step, root, drafts)
-
-    def _hand_over(
-        self,
-        tokens: list[list[int]],
-        trees: Trees,
-        kept: np.ndarray,
-        requests: np.ndarray,
-        step: Step,
-        root: np.ndarray,
-        drafts: list[list[int]],
-    ) -> None:
-        """Lay the trees out, as far as they can be verified, and remember them.
-
-        tokens [Q, n]; kept [Q, n] bool, nodes to verify, none without its parent; root [Q] target position of each tree's root.
-        """
-        parents, chances, depth = trees.parent.tolist(), trees.conditional.tolist(), trees.depth.tolist()
+        copied = None if copies is None else copied_chances(copies, step.room[requests], self.calibration.ratio)[1]
+        keep = self.sizing.keep(chances, len(drafts), trees, copied)
+        root = (step.start + step.committed)[requests]
         allowance = None if self.side_paths is None else self.side_paths.allowance()
-        for q, request in enumerate(requests.tolist()):
-            nodes = np.flatnonzero(kept[q]).tolist()
-            index = {node: i for i, node in enumerate(nodes)}
-            order, above = lay_out([index.get(parents[q][node], -1) for node in nodes])
-            starts, n = [i for i, parent in enumerate(above) if parent != i], len(nodes)
-            if starts:
-                n = allowance.take(n, starts, int(root[q]), max(depth[q][node] for node in nodes))
-                self.stats.branching += starts[0] < n
-            laid = [nodes[i] for i in order[:n]]
-            drafts[request] = [tokens[q][node] for node in laid]
-            self._drafted[step.req_ids[request]] = Draft([-1, *above[:n]], [np.nan, *(chances[q][node] for node in laid)])
+        asked = [step.req_ids[request] for request in requests]
+        for request, draft in zip(requests, self._drafted.trees(asked, tokens.tolist(), trees, keep, root, allowance)):
+            drafts[request] = draft
+
+    def copy(self, texts: Texts) -> list[list[int]]:
+        """Drafts for a step of a pause: what texts have read before, where that promises to pay; the draft's network does nothing."""
+        drafts: list[list[int]] = [[] for _ in texts.req_ids]
+        if not self.core.copied or not texts.room.any():
+            return drafts
+        began, everyone = time.perf_counter(), np.arange(len(drafts))
+        copies = texts.copies(everyone, self.core.copied, self.vocab_size)
+        conditional, chances = copied_chances(copies, texts.room, self.calibration.ratio)
+        lengths = self.sizing.keep_copies(chances, len(drafts)).tolist()
+        drafts = self._drafted.chains(texts.req_ids, copies.tokens.tolist(), conditional.tolist(), lengths)
+        self.stats.proposed_tokens += sum(lengths)
+        self.stats.seconds += time.perf_counter() - began
+        return drafts
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return to_device(array, self.device)

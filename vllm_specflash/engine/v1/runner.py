@@ -16,7 +16,7 @@ from vllm_specflash.engine.v1.attention import (
 )
 from vllm_specflash.engine.v1.sampler import NodeSampler
 from vllm_specflash.engine.v1.spare import with_spare_blocks
-from vllm_specflash.engine.v1.step import Step
+from vllm_specflash.engine.v1.step import Step, Texts, rooms
 from vllm_specflash.tree.step import Draft, StepTrees
 
 logger = init_logger("vllm.specflash")
@@ -147,7 +147,9 @@ class SpecFlashRunnerMixin:
         try:
             resting = self.drafter.rests(len(req_ids))
             # A prompt's rows are kept whatever happens: what comes after it is drafted from them for as long as it is answered.
-            if not (resting and decoding.all()):
+            if resting and decoding.all():
+                drafts = self.drafter.copy(self._texts(sampled_token_ids))
+            else:
                 step = self._step(
                     scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states, common_attn_metadata
                 )
@@ -203,13 +205,7 @@ class SpecFlashRunnerMixin:
         scheduled = np.array([scheduler_output.num_scheduled_tokens[req_id] for req_id in req_ids])
         drafted = np.array([len(drafts.get(req_id, ())) for req_id in req_ids])
         emitted = np.array([len(tokens) for tokens in sampled_token_ids])
-        slots = np.array([self.max_model_len - self.requests[req_id].num_tokens - 1 for req_id in req_ids])
-        room = np.array(
-            [
-                self._room(req_id, left) if tokens else 0
-                for req_id, left, tokens in zip(req_ids, slots.tolist(), sampled_token_ids)
-            ]
-        )
+        slots, room = self._rooms(sampled_token_ids)
         # Of a chunk in mid-prefill every row counts; of a decode, the last token's row and one per accepted draft.
         committed = scheduled - drafted + np.maximum(emitted - 1, 0)
         start = batch.num_computed_tokens_cpu[:count].astype(np.int64)
@@ -239,10 +235,11 @@ class SpecFlashRunnerMixin:
         accepted[nodes >= 0] = nodes[nodes >= 0]
         return path
 
-    def _room(self, req_id: str, room: int) -> int:
-        """Longest draft that could still be accepted in `room` slots; the step after it emits one token of its own."""
-        request = self.requests[req_id]
-        max_tokens = request.sampling_params.max_tokens
-        if max_tokens is not None:
-            room = min(room, max_tokens - len(request.output_token_ids) - 1)
-        return max(0, min(room, self.num_spec_tokens))
+    def _rooms(self, sampled_token_ids) -> tuple[np.ndarray, np.ndarray]:
+        requests = [self.requests[req_id] for req_id in self.input_batch.req_ids]
+        return rooms(requests, sampled_token_ids, self.max_model_len, self.num_spec_tokens)
+
+    def _texts(self, sampled_token_ids) -> Texts:
+        batch = self.input_batch
+        ends = np.array([self.requests[req_id].num_tokens for req_id in batch.req_ids])
+        return Texts(batch.req_ids, batch.token_ids_cpu, ends, self._rooms(sampled_token_ids)[1])

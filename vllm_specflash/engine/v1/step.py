@@ -51,10 +51,42 @@ class Step:
             return self.hidden_states[rows]
         return torch.cat([states[rows] for states in (self.hidden_states, *self.layer_states)], dim=-1)
 
-    def copies(self, requests: np.ndarray, depth: int, vocab_size: int) -> Copies | None:
-        """What the texts of requests [R'] say may come next, `depth` tokens each; None for a depth of 0."""
-        if not depth:
-            return None
+    @property
+    def texts(self) -> "Texts":
         # One token behind those that were committed is known.
-        ends = (self.start + self.committed + 1)[requests]
-        return find_copies(torch.from_numpy(self.token_ids), torch.from_numpy(requests), torch.from_numpy(ends), depth, vocab_size)
+        return Texts(self.req_ids, self.token_ids, self.start + self.committed + 1, self.room)
+
+
+@dataclass
+class Texts:
+    """What R requests' texts are so far; in a pause all that is looked at.
+
+    Attributes:
+        req_ids, token_ids, room: as in Step.
+        ends: [R] tokens of each.
+    """
+
+    req_ids: list[str]
+    token_ids: np.ndarray
+    ends: np.ndarray
+    room: np.ndarray
+
+    def copies(self, requests: np.ndarray, depth: int, vocab_size: int) -> Copies:
+        """What the texts of requests [R'] say may come next, `depth` tokens each."""
+        tokens, slots, ends = (torch.from_numpy(part) for part in (self.token_ids, requests, self.ends[requests]))
+        return find_copies(tokens, slots, ends, depth, vocab_size)
+
+
+def rooms(requests: list, emitted: list[list[int]], max_model_len: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of vLLM's states of R requests, how many tokens each one's draft may have and how deep it may be, [R] each.
+
+    A draft that could not be accepted whole is cut: the step after it emits one token of its own. emitted: tokens of this step, none of
+    them where no draft is wanted; most: tokens of any draft.
+    """
+    slots = [max_model_len - request.num_tokens - 1 for request in requests]
+    room = []
+    for request, left, tokens in zip(requests, slots, emitted):
+        if request.sampling_params.max_tokens is not None:
+            left = min(left, request.sampling_params.max_tokens - len(request.output_token_ids) - 1)
+        room.append(max(0, min(left, most)) if tokens else 0)
+    return np.array(slots), np.array(room)
