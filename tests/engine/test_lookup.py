@@ -67,10 +67,14 @@ def test_a_pause_drafts_copies_without_the_network(llava, drafts, long_answers, 
         drafter.sizing.step_cost = PAYING
         monkeypatch.setattr(drafter.sizing.pause, "take_step", lambda: True)
         monkeypatch.setattr(drafter.core, "propose", lambda *_: 1 / 0)
+        copy, given = drafter.copy, []
+        monkeypatch.setattr(drafter, "copy", lambda texts: given.append((texts.room.tolist(), copy(texts))) or given[-1][1])
         assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
         stats = draft_stats(llm)
         assert stats["errors"] == 0 and stats["paused_steps"] == stats["steps"]
         assert accepted_tokens(llm) > sum(map(len, long_answers)) / 4 and deepest(llm) > 10
+    lengths = [(len(draft), room) for rooms, drafts in given for room, draft in zip(rooms, drafts)]
+    assert all(length <= room for length, room in lengths) and any(0 < length == room < 10 for length, room in lengths)
 
 
 def test_copies_that_cost_more_than_they_promise_are_not_drafted(llava, drafts, long_answers, monkeypatch):
