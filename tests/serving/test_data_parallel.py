@@ -42,7 +42,9 @@ def plain(image_target, adapter):
 
 @pytest.fixture(scope="module")
 def address(image_target, adapter, tmp_path_factory):
-    options = ["--data-parallel-size", "2", "--speculative-config", json.dumps(ALWAYS), "--dtype", "float32", "--enforce-eager"]
+    # Copies may go deeper than the draft's own tokens.
+    drafts = json.dumps(ALWAYS | {"lookup": False})
+    options = ["--data-parallel-size", "2", "--speculative-config", drafts, "--dtype", "float32", "--enforce-eager"]
     # With LoRA vLLM wants all drafts of all requests to fit into a step.
     options += ["--max-num-seqs", "16", "--max-model-len", "512", "--kv-cache-memory-bytes", str(64 << 20)]
     options += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(RANK)]

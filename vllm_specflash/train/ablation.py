@@ -145,11 +145,11 @@ def judge(folder: Path, ground: Ground, features: Path) -> dict:
         f"chain of {CHAIN}": evaluate_draft(draft, target, judged, long, CHAIN),
         f"trees of {TREE_NODES}": evaluate_draft(draft, target, judged, 1, tree_nodes=TREE_NODES),
     }
-    one_round = sum(taus["one round"].values(), Acceptance(0, 0, torch.zeros(())))
+    one_round = sum(taus["one round"].values(), Acceptance(0, 0, torch.zeros(0)))
     samples = [sample for sample in (judged[i] for i in range(len(judged))) if sample is not None]
     return {
         "tau": {name: {task: a.tau for task, a in by_task.items()} for name, by_task in taus.items()},
-        "all": {name: sum(by_task.values(), Acceptance(0, 0, torch.zeros(()))).tau for name, by_task in taus.items()},
+        "all": {name: sum(by_task.values(), Acceptance(0, 0, torch.zeros(0))).tau for name, by_task in taus.items()},
         "first": one_round.per_position[0],
         "calibration_error": one_round.calibration_error,
         "parameters": sum(p.numel() for p in draft.parameters()),
