@@ -45,9 +45,10 @@ class SpecFlashOptions:
         "Draft trees, K tokens times the draft's rounds deep, where the request's settings allow it; false: chains, as long as "
         "num_speculative_tokens says. Default: true, but on CPUs that Triton has a backend for.",
     )
-    lookup: bool = option(
-        True,
-        "Also draft what followed where the request's own text read before as it reads now: code, extraction and lists repeat themselves.",
+    lookup: bool | None = option(
+        None,
+        "Also draft what followed where the request's own text read before as it reads now: code, extraction and lists repeat themselves. "
+        "Default: true for targets that see no pictures.",
     )
     sizing: str = option(
         "auto",
@@ -64,6 +65,10 @@ class SpecFlashOptions:
         "For `specflash bench --synthetic-acceptance` alone, and refused elsewhere: the chance that the tokens of the first 1, 2, ... "
         "depths are accepted, whatever the target says.",
     )
+
+    def looks_up(self, sees: bool) -> bool:
+        """Whether drafts copy, for a target that sees pictures or none: a draft of what is in them is surer of itself than any copy."""
+        return not sees if self.lookup is None else self.lookup
 
     @classmethod
     def from_user(cls, given: "str | dict[str, Any]") -> "SpecFlashOptions":
@@ -95,7 +100,7 @@ class SpecFlashOptions:
             if value is not None and not (isinstance(value, str) and value):
                 raise SpecFlashError(f"{name} is {value!r}: give it as a string, or leave it out.")
         for name in ("tree", "lookup", "check_target_name"):
-            if not isinstance(getattr(self, name), bool) and not (name == "tree" and self.tree is None):
+            if not isinstance(getattr(self, name), bool) and not (name in ("tree", "lookup") and getattr(self, name) is None):
                 raise SpecFlashError(f"{name} is {getattr(self, name)!r}: give true or false.")
         tokens = self.num_speculative_tokens
         # True and False are integers to Python.

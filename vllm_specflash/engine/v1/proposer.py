@@ -61,7 +61,7 @@ class SpecFlashProposer:
         self.pooler = SpanPooler(draft.model.compressor)
         self.core = DraftingCore(
             draft.model, draft.lm_head, self.collectives.embed, draft.cache, self.depth, self.num_speculative_tokens,
-            looks_up=self.options.lookup,
+            looks_up=self.options.looks_up(self.vllm_config.model_config.is_multimodal_model),
         )  # fmt: skip
         if self.options.synthetic_acceptance is not None:
             logger.warning(SYNTHETIC_WARNING)

@@ -72,14 +72,14 @@ class SpecFlashSpeculator(BaseSpeculator):
 
     def adopt(self, draft: LoadedDraft) -> None:
         """Draft with it, in buffers made for it."""
-        self.draft = draft
+        self.draft, model_config = draft, self.vllm_config.model_config
         self.hidden_size, self.vocab_size = draft.config.hidden_size, draft.config.target_vocab_size
         trained = draft.config.semi_ar_width * draft.config.num_rounds
         asked = self.num_speculative_tokens
         depth = min(asked, trained) if self.vllm_config.speculative_config.trees else asked
         self.core = DraftingCore(
             draft.model, draft.lm_head, draft.embed, draft.cache, depth, self.num_speculative_tokens,
-            self.vllm_config.model_config.max_model_len, self.options.lookup,
+            model_config.max_model_len, self.options.looks_up(model_config.is_multimodal_model),
         )  # fmt: skip
         rates = self.options.synthetic_acceptance
         if rates is not None:
