@@ -85,3 +85,9 @@ def test_copies_that_cost_more_than_they_promise_are_not_drafted(llava, drafts, 
         monkeypatch.setattr(drafter.sizing.pause, "take_step", lambda: True)
         assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
         assert draft_stats(llm)["proposed_tokens"] == 0
+
+
+def test_by_default_targets_that_see_pictures_make_no_copies(llava, drafts, text_target):
+    for target, draft, copies in ((llava, drafts["random"], False), (text_target, text_target / "specflash", True)):
+        with engine(target, draft, {"lookup": None}) as llm:
+            assert (runner(llm).drafter.core.copied > 0) == copies

@@ -8,7 +8,7 @@ import torch
 import typer
 
 from vllm_specflash.commands.report import print_acceptance, print_comparison, print_skipped
-from vllm_specflash.config import MAX_SPECULATIVE_TOKENS
+from vllm_specflash.config import MAX_SPECULATIVE_TOKENS, SpecFlashOptions
 from vllm_specflash.errors import one_sentence_errors
 from vllm_specflash.lab.bench.option import DTYPES
 from vllm_specflash.lab.cache import cache_root
@@ -16,6 +16,7 @@ from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.answers import Answer
 from vllm_specflash.train.dataset import AnswerSet, greedy_held_out
 from vllm_specflash.train.evaluate import evaluate_draft
+from vllm_specflash.train.families import takes_images
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.provenance import write_provenance
 from vllm_specflash.train.shape import read_draft
@@ -30,7 +31,7 @@ def run(
     rounds: Annotated[int | None, typer.Option(min=1, help="R, draft forwards per step; the checkpoint's by default.")] = None,
     chain_length: Annotated[int | None, typer.Option(min=1, help="Tokens per chain; R x K by default.")] = None,
     tree_nodes: Annotated[int | None, typer.Option(min=1, max=MAX_SPECULATIVE_TOKENS, help="Draft trees of so many nodes, not chains.")] = None,
-    lookup: Annotated[bool, typer.Option(help="Also draft what the text has read before, as engines do.")] = True,
+    lookup: Annotated[bool | None, typer.Option(help="Also draft what the text has read before; as engines do where not given.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most answers to evaluate.")] = None,
     held_out_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the answers that training held out; 1: all answers, where none was trained on.")
@@ -57,6 +58,7 @@ def run(
         rounds = -(-chain_length // config.semi_ar_width)
     rounds = rounds or config.num_rounds
     chain_length = min(chain_length or rounds * config.semi_ar_width, rounds * config.semi_ar_width)
+    lookup = SpecFlashOptions(lookup=lookup).looks_up(takes_images(model.config))
     usable = AnswerSet(answers, model, max_length, skipped, cache)
     shape = f"trees of {tree_nodes}" if tree_nodes else f"chains of {chain_length}"
     simulated = evaluate_draft(network, model, usable, rounds, chain_length, tree_nodes, lookup)

@@ -79,12 +79,13 @@ def _of_draft(target: str, draft: str, data: list[Path], share: float) -> tuple[
     from vllm_specflash.commands.report import print_skipped
     from vllm_specflash.train.dataset import AnswerSet, greedy_held_out
     from vllm_specflash.train.evaluate import evaluate_draft
+    from vllm_specflash.train.families import takes_images
     from vllm_specflash.train.shape import read_draft
     from vllm_specflash.train.simulate import Acceptance
     from vllm_specflash.train.target import Target
 
     model, skipped = Target(target), Counter()
     answers = AnswerSet(greedy_held_out(model, data, share, 4096, skipped), model, 4096, skipped, None)
-    results = evaluate_draft(read_draft(draft, model), model, answers, config.num_rounds, depth, lookup=True)
+    results = evaluate_draft(read_draft(draft, model), model, answers, config.num_rounds, depth, lookup=SpecFlashOptions().looks_up(takes_images(model.config)))
     print_skipped(skipped)
     return depth, sum(results.values(), start=Acceptance(0, 0, torch.zeros(depth))).per_position
