@@ -68,7 +68,7 @@ class DecodeStep(SpecFlashRunnerMixin, _Runner):
                 specflash=SpecFlashOptions(), num_speculative_tokens=nodes, enable_adaptive_verification=False, trees=True
             ),
             scheduler_config=SimpleNamespace(max_num_seqs=requests, max_num_batched_tokens=max(2048, requests * (nodes + 1))),
-            model_config=SimpleNamespace(max_model_len=context + nodes + 2),
+            model_config=SimpleNamespace(max_model_len=context + nodes + 2, is_multimodal_model=False),
         )
         self.input_batch = self._batch(requests, nodes + 1, context)
         self.hidden_states = torch.zeros(self.input_batch.num_tokens, config.hidden_size, dtype=torch.bfloat16, device=device)
