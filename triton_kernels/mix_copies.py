@@ -17,11 +17,17 @@ from torch import Tensor
 from ._triton import launch, launches, tl, triton
 from .find_copies import LONGEST, Copies
 
-# Measured on 250 answers of SmolLM2-135M-Instruct to prompts that it wrote itself, beside its draft: the weights that make what was said
-# likeliest, by matched tokens.
+# By matched tokens, the weights that make likeliest what SmolLM2-135M-Instruct said in 250 answers, most of them to prompts that it wrote itself,
+# beside the draft shipped then: smoothed from docs/results/copy-weights.json, which `python -m vllm_specflash.lab.bench.copy_trust` wrote.
 WEIGHTS = (0.0, 0.07, 0.33, 0.51, 0.60, 0.64, 0.70, 0.72, 0.76, 0.77, 0.78, 0.79, 0.80, 0.80, 0.81, 0.82, 0.95)
 # Deeper than the draft, a token less likely than this is not worth a level.
 WORTH = 0.05
+
+
+def copy_weights(matched: np.ndarray, depth: int, weights: np.ndarray) -> np.ndarray:
+    """What the tokens of copies that matched in [R] tokens weigh, [R, depth]; those of none weigh nothing."""
+    behind = np.minimum(matched[:, None] + np.arange(depth), LONGEST)
+    return np.where(matched[:, None] > 0, weights[behind], weights.dtype.type(0))
 
 
 def mix_copies_torch(
@@ -32,7 +38,7 @@ def mix_copies_torch(
     if not matched.any():
         return tokens, first, following
     (requests, levels, width), request = tokens.shape, np.flatnonzero(matched)
-    weight = weights.numpy()[np.minimum(matched[request, None] + np.arange(copies.tokens.shape[1]), LONGEST)]
+    weight = copy_weights(matched[request], copies.tokens.shape[1], weights.numpy())
     worth = weight.cumprod(1) >= WORTH
     worth[:, :levels] = True
     # No deeper than any of them goes: each level costs the search for the best tree its time.

@@ -14,8 +14,8 @@ from vllm_specflash.train.batch import Batch
 from vllm_specflash.train.forward import compressed_inputs
 from vllm_specflash.train.target import Sample
 from vllm_specflash.tree.build import best_trees
-from vllm_specflash.triton_kernels.find_copies import find_copies_torch
-from vllm_specflash.triton_kernels.mix_copies import WEIGHTS, mix_copies_torch
+from vllm_specflash.triton_kernels.find_copies import Copies, find_copies
+from vllm_specflash.triton_kernels.mix_copies import WEIGHTS
 
 # Of chances, for the calibration error.
 CHANCE_BINS = 15
@@ -125,13 +125,17 @@ def drafted(
         rows = positions[:, -1]
 
 
-def with_copies(candidates: Candidates, sample: Sample, depth: int) -> Candidates:
-    """These and copies of so many tokens out of the sample's own text, as an engine's drafting core mixes them."""
-    ends = sample.answer_start + 1 + torch.arange(len(candidates.first), dtype=torch.int32)
+def copies_of(sample: Sample, rows: int, depth: int) -> Copies:
+    """What the sample's own text says may come next, `depth` tokens each, where the first 1, 2, ... `rows` tokens of its answer are known."""
+    ends = sample.answer_start + 1 + torch.arange(rows, dtype=torch.int32)
     text = sample.input_ids.cpu().int()[None]
-    copies = find_copies_torch(text, torch.zeros_like(ends), ends, depth, int(text.max()) + 1)
+    return find_copies(text, torch.zeros_like(ends), ends, depth, int(text.max()) + 1)
+
+
+def with_copies(candidates: Candidates, sample: Sample, depth: int) -> Candidates:
+    """These and copies of so many tokens, as an engine's drafting core mixes them."""
     on_host = Candidates(*(part.cpu() for part in candidates))
-    return Candidates(*mix_copies_torch(*on_host, copies, torch.tensor(WEIGHTS)))
+    return on_host.with_copies(copies_of(sample, len(candidates.first), depth), torch.tensor(WEIGHTS))
 
 
 def walk(chains: Tensor, answer: Tensor, chances: Tensor | None = None) -> Acceptance:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from vllm_specflash.tree.calibration import calibrated
-from vllm_specflash.triton_kernels.find_copies import LONGEST, Copies
-from vllm_specflash.triton_kernels.mix_copies import WEIGHTS
+from vllm_specflash.triton_kernels.find_copies import Copies
+from vllm_specflash.triton_kernels.mix_copies import WEIGHTS, copy_weights
 
 WEIGHT = np.array(WEIGHTS)
 
@@ -16,8 +16,7 @@ def copied_chances(copies: Copies, most: np.ndarray, ratio: np.ndarray) -> tuple
         most: [R] tokens that a request's draft may have; none is likely beyond.
         ratio: Calibration.ratio.
     """
-    matched = copies.matched.numpy()[:, None]
-    token = np.arange(copies.tokens.shape[1])
-    conditional = np.where(matched > 0, WEIGHT[np.minimum(matched + token, LONGEST)], 0.0)
+    depth = copies.tokens.shape[1]
+    conditional = copy_weights(copies.matched.numpy(), depth, WEIGHT)
     chances = calibrated(conditional, ratio).cumprod(1)
-    return conditional, np.where(token < most[:, None], chances, 0.0)
+    return conditional, np.where(np.arange(depth) < most[:, None], chances, 0.0)
