@@ -100,8 +100,9 @@ class SpecFlashOptions:
             if value is not None and not (isinstance(value, str) and value):
                 raise SpecFlashError(f"{name} is {value!r}: give it as a string, or leave it out.")
         for name in ("tree", "lookup", "check_target_name"):
-            if not isinstance(getattr(self, name), bool) and not (name in ("tree", "lookup") and getattr(self, name) is None):
-                raise SpecFlashError(f"{name} is {getattr(self, name)!r}: give true or false.")
+            value = getattr(self, name)
+            if not isinstance(value, bool) and (value is not None or name == "check_target_name"):
+                raise SpecFlashError(f"{name} is {value!r}: give true or false.")
         tokens = self.num_speculative_tokens
         # True and False are integers to Python.
         if tokens is not None and (type(tokens) is not int or not 1 <= tokens <= MAX_SPECULATIVE_TOKENS):

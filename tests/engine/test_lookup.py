@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from engines import PAYING, accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, runner
+from engines import PAYING, accepted_tokens, answers, deepest_accepted, draft_stats, engine, greedy, mixed_prompts, runner
 
 from vllm_specflash.tree.cost import StepCost
 
@@ -17,12 +17,6 @@ def long_answers(llava):
         return answers(llm, mixed_prompts(), greedy(TOKENS))
 
 
-def deepest(llm) -> int:
-    """The last position of a draft that was ever accepted."""
-    (counts,) = (m.values for m in llm.get_metrics() if m.name == "vllm:spec_decode_num_accepted_tokens_per_pos")
-    return max(position + 1 for position, count in enumerate(counts) if count)
-
-
 @pytest.mark.parametrize("draft", ["random", "nan"])
 @pytest.mark.parametrize(
     "options", [{"num_speculative_tokens": 16}, {"num_speculative_tokens": 12, "tree": False}, {"num_speculative_tokens": 3}], ids=str
@@ -33,13 +27,13 @@ def test_a_draft_that_knows_nothing_is_accepted_where_the_text_repeats_itself(ll
         assert draft_stats(llm)["errors"] == 0
         assert accepted_tokens(llm) > sum(map(len, long_answers)) / 4
         # As deep as the draft's own tokens go, and copies alone beyond.
-        assert deepest(llm) == options["num_speculative_tokens"]
+        assert deepest_accepted(llm) == options["num_speculative_tokens"]
 
 
 def test_without_lookup_it_is_not(llava, drafts, long_answers):
     with engine(llava, drafts["random"], {"num_speculative_tokens": 16, "min_confidence": 0}) as llm:
         assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
-        assert accepted_tokens(llm) < sum(map(len, long_answers)) / 5 and deepest(llm) <= 5
+        assert accepted_tokens(llm) < sum(map(len, long_answers)) / 5 and deepest_accepted(llm) <= 5
 
 
 def test_copies_beside_prefill_chunks_and_under_preemption(llava, drafts, long_answers):
@@ -72,7 +66,7 @@ def test_a_pause_drafts_copies_without_the_network(llava, drafts, long_answers, 
         assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
         stats = draft_stats(llm)
         assert stats["errors"] == 0 and stats["paused_steps"] == stats["steps"]
-        assert accepted_tokens(llm) > sum(map(len, long_answers)) / 4 and deepest(llm) > 10
+        assert accepted_tokens(llm) > sum(map(len, long_answers)) / 4 and deepest_accepted(llm) > 10
     lengths = [(len(draft), room) for rooms, drafts in given for room, draft in zip(rooms, drafts)]
     assert all(length <= room for length, room in lengths) and any(0 < length == room < 10 for length, room in lengths)
 

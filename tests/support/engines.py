@@ -92,6 +92,12 @@ def accepted_tokens(llm: LLM) -> int:
     return sum(m.value for m in llm.get_metrics() if m.name == "vllm:spec_decode_num_accepted_tokens")
 
 
+def deepest_accepted(llm: LLM) -> int:
+    """The last position of a draft that was ever accepted."""
+    (counts,) = (m.values for m in llm.get_metrics() if m.name == "vllm:spec_decode_num_accepted_tokens_per_pos")
+    return max(position + 1 for position, count in enumerate(counts) if count)
+
+
 def noise_image(seed: int, size: int = 40) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
     return Image.fromarray(pixels)

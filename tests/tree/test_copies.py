@@ -63,5 +63,5 @@ def test_drafts_that_gain_less_than_copies_alone_pause(sizing, matched, pauses):
     trees = best_trees(np.array([[0.3]], np.float32), np.zeros((1, 0, 1, 1), np.float32), 1)
     _, copied = copied_chances(copies(matched), np.array([6]), UNCALIBRATED)
     for _ in range(60):
-        sizing.keep(trees.chance, 1, trees, copied)
+        sizing.keep(trees.chance, 1, trees, lambda: copied)
     assert (sizing.pause.steps > 0) == pauses

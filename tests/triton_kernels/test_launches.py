@@ -70,13 +70,15 @@ def test_every_tree_gets_its_tiles_however_the_nodes_are_divided(sizes):
 SERVED = """
 import json, warnings
 import torch
-from vllm_specflash.triton_kernels import _samples as samples
+from vllm_specflash.triton_kernels import _copy_samples as copy_samples, _samples as samples
 from vllm_specflash.triton_kernels.best_tree import best_tree_triton
 from vllm_specflash.triton_kernels.commit_rows import commit_rows_triton
 from vllm_specflash.triton_kernels._compiling import counting_variants
 from vllm_specflash.triton_kernels.draft_attention import draft_attention_triton
+from vllm_specflash.triton_kernels.find_copies import find_copies_triton
 from vllm_specflash.triton_kernels.kv_compact import kv_compact_triton
 from vllm_specflash.triton_kernels.latent_compress import latent_compress_triton
+from vllm_specflash.triton_kernels.mix_copies import mix_copies_triton
 from vllm_specflash.triton_kernels.observe_chances import observe_chances_triton
 from vllm_specflash.triton_kernels.tree_accept import tree_accept_triton
 from vllm_specflash.triton_kernels.tree_attention import tree_attention_triton
@@ -97,6 +99,8 @@ with counting_variants(90) as variants:
         tree_accept_triton(**samples.tree_accept_inputs(requests, nodes, "cpu"))
         tree_rows_triton(**samples.tree_rows_inputs(requests, nodes, "cpu"))
         observe_chances_triton(**samples.observe_chances_inputs(requests, nodes, "cpu"))
+        find_copies_triton(**copy_samples.find_copies_inputs(requests, 100 + requests, 16, "cpu"))
+        mix_copies_triton(**copy_samples.mix_copies_inputs(requests, 5, 32, 16, "cpu"))
         for verified in (True, False):
             commit_rows_triton(**samples.commit_rows_inputs(requests, nodes, verified, "cpu"))
         kv_compact_triton(**samples.kv_compact_inputs(heads, 2, requests, nodes - 1, 16, half, "cpu"))
@@ -122,6 +126,8 @@ def test_serving_meets_few_variants_of_each_kernel():
         "count_chances_kernel": 1,
         "merge_chances_kernel": 1,
         "commit_rows_kernel": 2,
+        "find_copies_kernel": 1,
+        "mix_copies_kernel": 1,
         "kv_compact_kernel": 1,
         "scores_kernel": 1,
         "pool_kernel": 1,

@@ -1,7 +1,7 @@
 """Drafts copy what the text has read before, on Model Runner V2 (tests/engine/test_lookup.py has the same for V1)."""
 
 import pytest
-from engines import accepted_tokens, answers, greedy, mixed_prompts
+from engines import accepted_tokens, answers, deepest_accepted, greedy, mixed_prompts
 from v2 import engine
 
 LOOKUP = {"lookup": True}
@@ -16,12 +16,6 @@ def long_answers(v2_engines, llava):
         return answers(llm, PROMPTS, greedy(TOKENS))
 
 
-def deepest(llm) -> int:
-    """The last position of a draft that was ever accepted."""
-    (counts,) = (m.values for m in llm.get_metrics() if m.name == "vllm:spec_decode_num_accepted_tokens_per_pos")
-    return max(position + 1 for position, count in enumerate(counts) if count)
-
-
 @pytest.mark.parametrize(
     ("draft", "options"),
     [("random", {"num_speculative_tokens": 16}), ("nan", {"num_speculative_tokens": 12, "tree": False})],
@@ -32,7 +26,7 @@ def test_a_draft_that_knows_nothing_is_accepted_where_the_text_repeats_itself(ll
         assert answers(llm, PROMPTS, greedy(TOKENS)) == long_answers
         assert accepted_tokens(llm) > sum(map(len, long_answers)) / 4
         # Far beyond the draft's own tokens.
-        assert deepest(llm) == options["num_speculative_tokens"]
+        assert deepest_accepted(llm) == options["num_speculative_tokens"]
 
 
 def test_copies_beside_prefill_chunks(llava, drafts, long_answers):

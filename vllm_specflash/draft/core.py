@@ -20,7 +20,6 @@ from vllm_specflash.triton_kernels.find_copies import LONGEST, Copies
 from vllm_specflash.triton_kernels.mix_copies import WEIGHTS
 from vllm_specflash.triton_kernels.rope_store import frequencies, rope_store
 
-
 # Copies are no longer: trees as deep cost tables of as many levels.
 DEEPEST_COPY = 16
 

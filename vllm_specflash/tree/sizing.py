@@ -1,6 +1,7 @@
 """How much of its drafts an engine verifies, and when it makes none: by what steps were measured to take."""
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -43,17 +44,17 @@ class Sizing:
         self.pause.ease(requests)
         return resting
 
-    def keep(self, chances: np.ndarray, requests: int, trees: Trees, copied: np.ndarray | None = None) -> np.ndarray:
+    def keep(self, chances: np.ndarray, requests: int, trees: Trees, copied: Callable[[], np.ndarray] | None = None) -> np.ndarray:
         """Which nodes [Q, n] of Q trees to verify, in a batch of so many requests; a pause may follow.
 
         Args:
             chances: [Q, n] of every node to be accepted with all above it; 0 where it must not be proposed.
-            copied: [Q, m] the same of copies alone, which a pause would draft.
+            copied: gives the same of copies alone, [Q, m], which a pause would draft; asked only where drafts hardly pay.
         """
         self._drafted = True
         kept, gain = self._best(chances, requests, trees)
         if copied is not None and gain < CERTAINLY:
-            gain /= max(self._copies(copied, requests).gain, 1.0)
+            gain /= max(self._copies(copied(), requests).gain, 1.0)
         self.pause.weigh(gain, requests, self._clock.unsure(requests))
         return kept
 

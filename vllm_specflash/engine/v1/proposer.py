@@ -214,7 +214,7 @@ class SpecFlashProposer:
         """Of the trees, what is worth verifying and fits, into drafts; tokens [Q, n] of their nodes."""
         slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
         chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
-        copied = None if copies is None else copied_chances(copies, step.room[requests], self.calibration.ratio)[1]
+        copied = None if copies is None else lambda: copied_chances(copies, step.room[requests], self.calibration.ratio)[1]
         keep = self.sizing.keep(chances, len(drafts), trees, copied)
         root = (step.start + step.committed)[requests]
         allowance = None if self.side_paths is None else self.side_paths.allowance()
