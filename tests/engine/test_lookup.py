@@ -85,3 +85,24 @@ def test_by_default_targets_that_see_pictures_make_no_copies(llava, drafts, text
     for target, draft, copies in ((llava, drafts["random"], False), (text_target, text_target / "specflash", True)):
         with engine(target, draft, {"lookup": None}) as llm:
             assert (runner(llm).drafter.core.copied > 0) == copies
+
+
+def test_drafts_are_weighed_against_copies_alone(llava, drafts, monkeypatch):
+    """As likely as their texts make them, request by request, and none beyond the room that is left."""
+    with engine(llava, drafts["random"], LOOKUP) as llm:
+        drafter = runner(llm).drafter
+        choose, keep, weighed = drafter._choose, drafter.sizing.keep, []
+
+        def chosen(tokens, trees, copies, requests, step, given):
+            rooms = step.room[requests]
+            monkeypatch.setattr(
+                drafter.sizing, "keep", lambda *args: weighed.append((args[3](), copies.matched.tolist(), rooms.tolist())) or keep(*args)
+            )
+            choose(tokens, trees, copies, requests, step, given)
+
+        monkeypatch.setattr(drafter, "_choose", chosen)
+        answers(llm, mixed_prompts()[:3], greedy(TOKENS))
+        assert draft_stats(llm)["errors"] == 0
+    matched = [(row, length, room) for chances, lengths, rooms in weighed for row, length, room in zip(chances, lengths, rooms)]
+    assert all((row[0] > 0) == (length > 0) and not row[room:].any() for row, length, room in matched)
+    assert any(length > 10 and room > 10 and row[10] > 0.1 for row, length, room in matched)
