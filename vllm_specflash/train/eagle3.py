@@ -1,7 +1,8 @@
 """An EAGLE-3 draft (arXiv 2503.01840) in the shape that vLLM's own `eagle3` method serves: a peer to be measured against.
 
 One Llama layer over [norm(emb(x_{t+1})); norm(f_t)], where f_t is the target's states of some layers through `fc`. It drafts one
-token a forward, its own output being f of the next. Module names are those of the checkpoints that vLLM reads.
+token a forward, its own output being f of the next. It sees pictures by f alone: emb is that of the image token there, as where
+vLLM serves it. Module names are those of the checkpoints that vLLM reads.
 """
 
 import json

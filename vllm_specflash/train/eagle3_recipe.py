@@ -14,7 +14,6 @@ from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
 from vllm_specflash.train.distillation import choose_candidates, distil
 from vllm_specflash.train.eagle3 import Eagle3Draft
-from vllm_specflash.train.families import takes_images
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.option import option
 from vllm_specflash.train.provenance import write_provenance
@@ -52,13 +51,14 @@ def train_eagle3(target_path: str, data: list[Path], features: Path, out: Path, 
     Features are computed once and kept in `features`. Interrupted, the same command goes on from the last state it saved.
 
     Raises:
-        SpecFlashError: the target is not a text-only Llama, the warm-up is longer than the training, or there is nothing to train on.
+        SpecFlashError: the target is neither a Llama nor a LLaVA on one, the warm-up is longer than the training, or there is
+            nothing to train on.
     """
     if options.warmup_steps > options.max_steps:
         raise SpecFlashError(f"--warmup-steps {options.warmup_steps} are more than --max-steps {options.max_steps}: lower the former.")
     target = Target(target_path)
-    if takes_images(target.config) or target.config.model_type != "llama":
-        raise SpecFlashError(f"An EAGLE-3 peer is made for text-only Llama targets, and {target.name} is another kind.")
+    if target.config.model_type not in ("llama", "llava") or target.text_config.model_type != "llama":
+        raise SpecFlashError(f"An EAGLE-3 peer is made for Llama targets and LLaVA targets on one, and {target.name} is another kind.")
     depth = target.text_config.num_hidden_layers
     # vLLM's own choice where a checkpoint names none.
     target.layers = layers_of(options.layers, depth, "--layers") or [2, depth // 2, depth - 3]
