@@ -24,6 +24,19 @@ def test_an_eagle3_draft_is_named_by_its_folder():
     assert parse_method('eagle3={"method": "eagle3", "model": "m"}').speculative_config == {"method": "eagle3", "model": "m"}
 
 
+def test_a_folder_of_eagle3_drafts_has_one_for_each_target_called_like_it(tmp_path):
+    for name in ("scenes", "smollm2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    method = parse_method(f"eagle3={tmp_path}")
+    assert method.on("smollm2").speculative_config == {"method": "eagle3", "model": str(tmp_path / "smollm2"), "num_speculative_tokens": 5}
+    assert method.on("sheets") is None
+    alone = parse_method(f"eagle3={tmp_path / 'scenes'}")
+    assert alone.on("smollm2") is alone
+    for text in ("plain", "specflash", "ngram", "eagle3=hub/draft", 'eagle3={"method": "eagle3"}'):
+        assert parse_method(text).on("smollm2") == parse_method(text)
+
+
 def test_any_method_of_vllm_by_its_config():
     method = parse_method('three={"method": "ngram", "num_speculative_tokens": 3}', "d")
     assert method.speculative_config == {"method": "ngram", "num_speculative_tokens": 3}

@@ -111,6 +111,13 @@ def test_two_methods_of_one_name(prompts, tmp_path):
     assert code == 1 and "Two methods are called 'specflash'" in said
 
 
+def test_a_folder_of_drafts_for_other_targets_is_said(prompts, tmp_path):
+    (tmp_path / "peers" / "other").mkdir(parents=True)
+    (tmp_path / "peers" / "other" / "config.json").write_text("{}")
+    code, said = _said("bench", "--target", prompts, "--data", prompts, "--method", f"eagle3={tmp_path / 'peers'}", "--out", tmp_path / "b.json")
+    assert code == 1 and f"has no draft for {prompts.name}: name a draft's folder" in said
+
+
 def test_plots_without_matplotlib_are_refused_before_hours_of_measuring(prompts, tmp_path, monkeypatch):
     monkeypatch.setattr("vllm_specflash.commands.bench.find_spec", lambda name: None)
     code, said = _said("bench", "--target", prompts, "--data", prompts, "--plots", tmp_path, "--out", tmp_path / "b.json")

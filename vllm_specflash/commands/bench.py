@@ -21,7 +21,7 @@ from vllm_specflash.lab.bench.random_draft import random_draft
 from vllm_specflash.lab.bench.report import report
 from vllm_specflash.lab.bench.rows import rows
 from vllm_specflash.lab.bench.schedule import Benchmark, Plan
-from vllm_specflash.lab.bench.targets import find_target
+from vllm_specflash.lab.bench.targets import Target, find_target
 from vllm_specflash.lab.checkout import EXAMPLE_DATA
 
 
@@ -37,7 +37,10 @@ def run(
     task: Annotated[list[str], typer.Option(help="Task of --data; may be repeated; default: the target's own.")] = [],
     method: Annotated[
         list[str],
-        typer.Option(help="specflash, ngram, suffix, or NAME={...}: a speculative_config as JSON; may be repeated."),
+        typer.Option(
+            help="specflash, ngram, suffix, eagle3=FOLDER (a draft of `specflash eagle3`, or a folder of several called like their targets), or "
+            "NAME={...}: a speculative_config as JSON; may be repeated."
+        ),
     ] = ["specflash"],
     synthetic_acceptance: Annotated[
         str | None,
@@ -57,7 +60,11 @@ def run(
         if plots is not None and find_spec("matplotlib") is None:
             raise SpecFlashError("--plots draws with matplotlib: pip install matplotlib, or leave it out.")
         targets = [find_target(name, draft, tuple(task)) for name in target]
-        methods = {one.name: _compared(method, one.draft) for one in targets}
+        methods = {one.name: _compared(method, one) for one in targets}
+        compared = {one.name for of_target in methods.values() for one in of_target}
+        useless = next((text for text in method if text.partition("=")[0] not in compared), None)
+        if useless is not None:
+            raise SpecFlashError(f"{useless} has no draft for {' or '.join(methods)}: name a draft's folder, or one of drafts called like targets.")
         if synthetic_acceptance is not None:
             plan = replace(plan, ignore_eos=True)
             rates = chances(synthetic_acceptance)
@@ -91,9 +98,14 @@ def run(
             console.print(f"drawn: {path}", highlight=False)
 
 
-def _compared(texts: Sequence[str], draft: str | None) -> tuple[Method, ...]:
-    """Plain vLLM, then the methods that the user wrote, each once. Raises SpecFlashError where two of them have one name."""
-    methods = [parse_method(text, draft) for text in dict.fromkeys(texts) if text != PLAIN]
+def _compared(texts: Sequence[str], target: Target) -> tuple[Method, ...]:
+    """Plain vLLM, then the methods that the user wrote and that have a draft for it, each once.
+
+    Raises:
+        SpecFlashError: two of them have one name.
+    """
+    given = (parse_method(text, target.draft).on(target.name) for text in dict.fromkeys(texts) if text != PLAIN)
+    methods = [one for one in given if one is not None]
     names = [PLAIN, *(one.name for one in methods)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

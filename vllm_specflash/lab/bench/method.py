@@ -1,7 +1,8 @@
 """What a benchmark compares: ways to run one target."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from vllm_specflash.config import METHOD, SpecFlashOptions
@@ -27,6 +28,18 @@ class Method:
     @property
     def is_specflash(self) -> bool:
         return self.speculative_config is not None and self.speculative_config.get("method") == METHOD
+
+    def on(self, target: str) -> "Method | None":
+        """The same with the draft for a target of that name, where an EAGLE-3 draft's folder holds several, called like their targets;
+        None where it holds none for this one."""
+        given = self.speculative_config or {}
+        if given.get("method") != EAGLE3 or "model" not in given:
+            return self
+        folder = Path(given["model"])
+        if not folder.is_dir() or (folder / "config.json").exists():
+            return self
+        own = folder / target
+        return replace(self, speculative_config={**given, "model": str(own)}) if (own / "config.json").exists() else None
 
 
 def chances(text: str) -> tuple[float, ...]:
