@@ -82,38 +82,53 @@ def _beams(
     side by side), depth and candidate, [R, up to n] each.
     """
     (requests, width), request = first.shape, np.arange(len(first))[:, None]
-    cells, chance = first[:, None], np.ones((requests, 1), np.float32)
+    cells, above = first[:, None], np.ones((requests, 1), np.float32)
     begin, begin_above, beams = 0, -1, []
     for level in range(following.shape[1] + 1):
         said = np.fmin(np.fmax(cells, np.float32(0)), np.float32(1))
         step = np.minimum(said * ratio.take((said * BINS).astype(np.intp)), np.float32(CERTAIN))
-        scores = chance[:, :, None] * step
+        scores = above[:, :, None] * step
         usable = (scores >= np.float32(TINY)) & (deepest > level)[:, None, None]
         if chain.any():
             usable &= (np.arange(width) == said.argmax(2)[:, :, None]) | ~chain[:, None, None]
         scores = np.where(usable, scores, np.float32(0)).reshape(requests, -1)
-        above, (chance, column) = chance, _best_of(scores, min(num_nodes, scores.shape[1]))
-        # In order, so that what no request has a node for lies behind.
-        some = int((chance > 0).sum(1).max(initial=0))
-        if level and not some:
-            break
-        chance, column = chance[:, : max(some, 1)], column[:, : max(some, 1)]
+        chance, column = _best_of(scores, min(num_nodes, scores.shape[1]))
         parent, candidate = column // width, column % width
         conditional = said.reshape(requests, -1)[request, column]
         depth = np.full(column.shape, level + 1)
         beams.append((chance, above[request, parent], conditional, parent + begin_above, depth, candidate))
         begin, begin_above = begin + column.shape[1], begin
-        if level < following.shape[1]:
-            cells = following[request, level, candidate]
+        # A child is less likely than its parent: below one that is at best the last of the n, nothing is worth looking at. In the order
+        # of their chance, so that what no request looks below stands behind.
+        least = _least_of_best([beam[0] for beam in beams], num_nodes)
+        some = int((chance > least).sum(1).max(initial=0))
+        if not some or level == following.shape[1]:
+            break
+        above, cells = chance[:, :some], following[request, level, candidate[:, :some]]
     if begin < num_nodes:
         beams.append(tuple(np.zeros((requests, num_nodes - begin), part.dtype) for part in beams[0]))
     return beams
 
 
-@torch.library.custom_op("specflash::best_tree_cpu", mutates_args=(), device_types="cpu")
-def _best_tree_cpu(
+def _least_of_best(chances: list[np.ndarray], count: int) -> np.ndarray:
+    """The `count`-th highest of chances [R, ...] together, [R, 1]; 0 of fewer."""
+    if sum(part.shape[1] for part in chances) < count:
+        return np.zeros((len(chances[0]), 1), np.float32)
+    together = np.concatenate(chances, axis=1)
+    return np.partition(together, -count, axis=1)[:, -count, None]
+
+
+def best_tree_torch(
     first: Tensor, following: Tensor, num_nodes: int, deepest: Tensor, chain: Tensor, ratio: Tensor
-) -> list[Tensor]:
+) -> BestTree:
+    """The path for CPUs: a beam of n nodes a depth, then one sort.
+
+    No depth holds more than n of the n best nodes, and each has its parent among the n best of the depth before, so the
+    beams miss none. Ties are broken as by the kernel, except between nodes of different depths whose parents' chances are
+    equal too: there the shallower goes first.
+
+    In numpy, on whose small arrays an operation costs a third of torch's.
+    """
     beams = _beams(first.numpy(), following.numpy(), num_nodes, deepest.numpy(), chain.numpy(), ratio.numpy())
     chance, above, conditional, parent, depth, candidate = (np.concatenate(part, axis=1) for part in zip(*beams))
     request = np.arange(len(chance))[:, None]
@@ -125,7 +140,8 @@ def _best_tree_cpu(
     exists = chance > 0
     parent = np.where(exists, node[request, parent[request, order]], 0)
 
-    tree = BestTree(*(part.numpy() for part in _empty(len(chance), num_nodes, first.device)))
+    out = _empty(len(chance), num_nodes, first.device)
+    tree = BestTree(*(part.numpy() for part in out))
     tree.parents[:] = parent - 1
     tree.depth[:] = np.where(exists, depth[request, order], 1)
     tree.candidate[:] = np.where(exists, candidate[request, order], 0)
@@ -139,27 +155,7 @@ def _best_tree_cpu(
     for _ in range(len(beams).bit_length()):
         tree.ancestors[:] |= tree.ancestors[request, higher]
         higher = higher[request, higher]
-    return [torch.from_numpy(part) for part in tree]
-
-
-@_best_tree_cpu.register_fake
-def _(first, following, num_nodes, deepest, chain, ratio):
-    return list(_empty(first.shape[0], num_nodes, first.device))
-
-
-def best_tree_torch(
-    first: Tensor, following: Tensor, num_nodes: int, deepest: Tensor, chain: Tensor, ratio: Tensor
-) -> BestTree:
-    """The path for CPUs: a beam of n nodes a depth, then one sort.
-
-    No depth holds more than n of the n best nodes, and each has its parent among the n best of the depth before, so the
-    beams miss none. Ties are broken as by the kernel, except between nodes of different depths whose parents' chances are
-    equal too: there the shallower goes first.
-
-    In numpy, on whose small arrays an operation costs a third of torch's; an operator of its own, which torch.compile
-    leaves whole.
-    """
-    return BestTree(*_best_tree_cpu(first, following, num_nodes, deepest, chain, ratio))
+    return out
 
 
 def best_tree_triton(
