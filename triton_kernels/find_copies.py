@@ -37,9 +37,10 @@ def find_copies_torch(tokens: Tensor, slot_of: Tensor, ends: Tensor, depth: int,
     texts, requests = tokens.numpy(), len(slot_of)
     copied, lengths = np.full((requests, depth), -1, np.int64), np.zeros(requests, np.int32)
     for request, (slot, end) in enumerate(zip(slot_of.tolist(), ends.tolist())):
-        text = texts[slot, :end]
-        places = np.flatnonzero(text[:-1] == text[-1]) if end > 1 else text[:0]
-        matched = 0
+        if end < 2:
+            continue
+        text, matched = texts[slot, :end], 0
+        places = np.flatnonzero(text[:-1] == text[-1])
         while len(places) and matched < LONGEST:
             best, matched = int(places[-1]), matched + 1
             places = places[places >= matched]

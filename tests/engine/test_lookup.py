@@ -1,5 +1,7 @@
 """Drafts copy what the text has read before: answers stay plain vLLM's, and a draft that knows nothing is accepted all the same."""
 
+import itertools
+
 import numpy as np
 import pytest
 from engines import PAYING, accepted_tokens, answers, deepest_accepted, draft_stats, engine, greedy, mixed_prompts, runner
@@ -37,10 +39,11 @@ def test_without_lookup_it_is_not(llava, drafts, long_answers):
 
 
 def test_copies_beside_prefill_chunks_and_under_preemption(llava, drafts, long_answers):
-    settings = {"max_num_batched_tokens": 48, "max_num_seqs": 3, "num_gpu_blocks_override": 20, "block_size": 32, "max_model_len": 320}
+    settings = {"max_num_batched_tokens": 48, "max_num_seqs": 3, "num_gpu_blocks_override": 12, "block_size": 32, "max_model_len": 320}
     with engine(llava, drafts["knowing"], LOOKUP, **settings) as llm:
         assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
         assert draft_stats(llm)["errors"] == 0 and accepted_tokens(llm) > 100
+        assert sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions") > 0
 
 
 def test_tokens_that_the_target_has_no_embedding_for_are_not_copied(llava, drafts, monkeypatch):
@@ -65,10 +68,44 @@ def test_a_pause_drafts_copies_without_the_network(llava, drafts, long_answers, 
         monkeypatch.setattr(drafter, "copy", lambda texts: given.append((texts.room.tolist(), copy(texts))) or given[-1][1])
         assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
         stats = draft_stats(llm)
-        assert stats["errors"] == 0 and stats["paused_steps"] == stats["steps"]
+        # A step that drafts copies is none without drafts.
+        assert stats["errors"] == 0 and 0 < stats["paused_steps"] < stats["steps"] / 2
         assert accepted_tokens(llm) > sum(map(len, long_answers)) / 4 and deepest_accepted(llm) > 10
     lengths = [(len(draft), room) for rooms, drafts in given for room, draft in zip(rooms, drafts)]
     assert all(length <= room for length, room in lengths) and any(0 < length == room < 10 for length, room in lengths)
+
+
+def test_a_pause_copies_beside_prompts_too(llava, drafts, long_answers, monkeypatch):
+    with engine(llava, drafts["random"], LOOKUP | {"sizing": "auto"}, max_num_batched_tokens=48) as llm:
+        model_runner, drafter = runner(llm), runner(llm).drafter
+        drafter.sizing.step_cost = PAYING
+        monkeypatch.setattr(drafter.sizing.pause, "take_step", lambda: True)
+        copy, beside_prompts = drafter.copy, []
+
+        def copied(texts):
+            drafts = copy(texts)
+            if not model_runner._decoding().all():
+                beside_prompts.append([len(draft) for draft in drafts])
+            return drafts
+
+        monkeypatch.setattr(drafter, "copy", copied)
+        assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
+        assert draft_stats(llm)["errors"] == 0
+    assert any(map(any, beside_prompts)) and all(0 in lengths for lengths in beside_prompts)
+
+
+def test_copies_below_the_confidence_that_is_asked_for_are_not_drafted(llava, drafts, long_answers, monkeypatch):
+    """Neither in a pause, nor in what drafts are weighed against."""
+    with engine(llava, drafts["random"], {"lookup": True, "min_confidence": 0.3, "sizing": "auto"}) as llm:
+        drafter, steps, offered = runner(llm).drafter, itertools.count(), []
+        drafter.sizing.step_cost = PAYING
+        monkeypatch.setattr(drafter.sizing.pause, "take_step", lambda: next(steps) % 2 > 0)
+        best = drafter.sizing._copies
+        monkeypatch.setattr(drafter.sizing, "_copies", lambda chances, requests: offered.append(chances) or best(chances, requests))
+        assert answers(llm, mixed_prompts(), greedy(TOKENS)) == long_answers
+        assert draft_stats(llm)["errors"] == 0
+    chances = np.concatenate([part.ravel() for part in offered])
+    assert ((chances == 0) | (chances >= 0.3)).all() and (chances > 0).sum() > 100
 
 
 def test_copies_that_cost_more_than_they_promise_are_not_drafted(llava, drafts, long_answers, monkeypatch):

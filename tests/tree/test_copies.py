@@ -8,8 +8,8 @@ from vllm_specflash.tree.build import best_trees
 from vllm_specflash.tree.calibration import UNCALIBRATED
 from vllm_specflash.tree.copies import WEIGHT, copied_chances
 from vllm_specflash.tree.cost import StepCost
-from vllm_specflash.tree.overhead import Kind, StepClock
-from vllm_specflash.tree.sizing import Sizing
+from vllm_specflash.tree.overhead import StepClock
+from vllm_specflash.tree.sizing import LOOKS, Sizing
 from vllm_specflash.triton_kernels.find_copies import LONGEST, Copies
 
 
@@ -41,20 +41,27 @@ def sizing():
     return sizing
 
 
+def look(sizing, requests):
+    """What a pause begins with in batches of so many requests, whatever is promised: plain steps."""
+    for _ in range(LOOKS):
+        assert not sizing.keep_copies(np.ones((requests, 1)), requests).any()
+
+
 def test_copies_are_as_long_as_they_promise_to_pay(sizing):
     _, chances = copied_chances(copies(LONGEST, 1, 0), np.array([6, 6, 6]), UNCALIBRATED)
+    look(sizing, 3)
+    look(sizing, 1)
     assert sizing.keep_copies(chances, 3).tolist() == [6, 0, 0]
     # Hardly more than nothing is not worth it.
     assert not sizing.keep_copies(np.array([[0.101]]), 1).any()
 
 
-def test_before_a_plain_step_was_seen_there_are_none(sizing):
+def test_plain_steps_are_seen_first_at_every_load_and_once(sizing):
     _, chances = copied_chances(copies(LONGEST), np.array([6]), UNCALIBRATED)
-    for _ in range(2):
-        sizing._clock.end_step(1, Kind.CHAINS, 0.0)
-    assert not sizing.keep_copies(chances, 1).any()
-    sizing._clock.end_step(1, Kind.PLAIN, 0.0)
-    assert sizing.keep_copies(chances, 1).tolist() == [6]
+    for requests in (1, 8):
+        look(sizing, requests)
+    for requests in (1, 8):
+        assert sizing.keep_copies(chances, requests).tolist() == [6]
 
 
 @pytest.mark.parametrize("matched, pauses", [(LONGEST, True), (0, False)])

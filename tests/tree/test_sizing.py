@@ -6,8 +6,8 @@ import pytest
 from vllm_specflash.tree.build import Trees
 from vllm_specflash.tree.cost import StepCost
 from vllm_specflash.tree.overhead import LOOK_AGAIN, StepClock
-from vllm_specflash.tree.pause import LOOK
-from vllm_specflash.tree.sizing import DRAFT_LOOKS, Sizing
+from vllm_specflash.tree.pause import FRUITLESS, LOOK
+from vllm_specflash.tree.sizing import LOOKS, Sizing
 from vllm_specflash.tree.step import Draft, StepTrees
 
 REQUESTS, STEPS = 8, 400
@@ -39,13 +39,15 @@ class Engine:
         self.trees, self.chances, self.branching = trees, chances, branching
         self.sizing = Sizing(StepClock(lambda: self.now))
         self.sizing.step_cost = measured
-        self.resting = self.verified = self.branched = 0
+        # Of copies alone; None where nothing is looked up.
+        self.copies: np.ndarray | None = None
+        self.resting = self.verified = self.branched = self.drafted = 0
 
     def run(self, steps: int, decoding: bool = True) -> None:
-        kept = np.zeros_like(self.chances, dtype=bool)
+        drafts: list[Draft] = []
         for _ in range(steps):
-            trees = StepTrees.of([self._draft(nodes) for nodes in kept]) if kept.any() else None
-            tokens = REQUESTS + int(kept.sum())
+            verified = sum(len(draft.parents) - 1 for draft in drafts)
+            trees = StepTrees.of(drafts) if verified else None
             self.now += self.verifying if trees else self.plain
             self.verified += trees is not None
             if trees is not None and trees.branches:
@@ -53,10 +55,18 @@ class Engine:
                 self.branched += 1
             resting = self.sizing.rests(REQUESTS)
             self.resting += resting
-            kept = np.zeros_like(kept) if resting else self.sizing.keep(self.chances, REQUESTS, self.trees)
+            drafts = self._rest() if resting else self._keep()
+            self.drafted += not resting
             drafting = 0.0 if resting else self.drafting
             self.now += drafting
-            self.sizing.end_step(REQUESTS, tokens, trees, drafting, decoding)
+            self.sizing.end_step(REQUESTS, REQUESTS + verified, trees, drafting, decoding)
+
+    def _rest(self) -> list[Draft]:
+        return [] if self.copies is None else [Draft.chain(length) for length in self.sizing.keep_copies(self.copies, REQUESTS)]
+
+    def _keep(self) -> list[Draft]:
+        copied = None if self.copies is None else lambda: self.copies
+        return [self._draft(nodes) for nodes in self.sizing.keep(self.chances, REQUESTS, self.trees, copied)]
 
     def _draft(self, kept: np.ndarray) -> Draft:
         nodes = np.flatnonzero(kept)
@@ -91,14 +101,14 @@ def test_trees_branch_where_that_pays():
     """But for the few steps that show what plain ones and chains take."""
     engine = _with_branches(branching=1e-3)
     engine.run(STEPS)
-    assert engine.resting == LOOK and engine.branched >= STEPS - LOOK - DRAFT_LOOKS - 2
+    assert engine.resting == LOOK and engine.branched >= STEPS - LOOK - LOOKS - 2
 
 
 def test_drafts_are_chains_where_branches_cost_more_than_they_give():
     engine = _with_branches(branching=10e-3)
     engine.run(STEPS)
     assert engine.resting == LOOK and engine.verified >= STEPS - LOOK - 2
-    assert 0 < engine.branched < 4 * DRAFT_LOOKS
+    assert 0 < engine.branched < 4 * LOOKS
 
 
 def test_what_branches_cost_is_looked_at_again():
@@ -107,7 +117,7 @@ def test_what_branches_cost_is_looked_at_again():
     engine.branching = engine.branched = 0
     engine.run(LOOK_AGAIN + STEPS)
     # One look is enough.
-    assert engine.branched > STEPS - 2 * DRAFT_LOOKS
+    assert engine.branched > STEPS - 2 * LOOKS
 
 
 @pytest.mark.parametrize("branching, trees", [(10e-3, False), (0.0, True)])
@@ -124,7 +134,7 @@ def test_a_look_at_worse_drafts_starts_no_pause():
     """Chains gain a little, and branches cost much more than they give."""
     engine = Engine(FLAT, 20e-3, 22e-3, 7e-3, BRANCHING, WITH_SIBLINGS, branching=60e-3)
     engine.run(4 * LOOK_AGAIN)
-    assert engine.resting == LOOK and engine.branched > 3 * DRAFT_LOOKS
+    assert engine.resting == LOOK and engine.branched > 3 * LOOKS
 
 
 def test_trees_that_pay_are_drafted_where_no_chain_does():
@@ -146,3 +156,51 @@ def test_without_a_measured_cost_it_never_rests():
     engine = Engine(None, 20e-3, 200e-3)
     engine.run(STEPS)
     assert engine.resting == 0
+
+
+def _with_copies(drafting: float, copies: float) -> Engine:
+    """Drafts gain 1.75 tokens for 22 ms and what they take themselves, copies by one token of that chance."""
+    engine = Engine(FLAT, 20e-3, 22e-3, drafting)
+    engine.copies = np.full((REQUESTS, 1), copies)
+    return engine
+
+
+def test_drafts_pause_for_copies_that_promise_more():
+    engine = _with_copies(drafting=8e-3, copies=0.6)
+    engine.run(STEPS)
+    assert engine.resting > 0.8 * STEPS and engine.verified > STEPS - 3 * LOOKS
+
+
+def test_drafts_that_pay_a_little_do_not_pause_for_copies_that_are_not_worth_verifying():
+    """1.03 against 1.045."""
+    engine = _with_copies(drafting=12e-3, copies=0.15)
+    engine.run(STEPS)
+    assert engine.resting == LOOK and engine.verified >= STEPS - LOOK - 2
+
+
+def test_a_pause_for_copies_ends_with_them():
+    engine = _with_copies(drafting=8e-3, copies=0.9)
+    while engine.sizing.pause.steps < 200:
+        engine.run(1)
+    engine.copies, engine.drafted = np.zeros((REQUESTS, 1)), 0
+    engine.run(200)
+    assert engine.drafted >= 200 - FRUITLESS - LOOKS
+
+
+def test_a_pause_of_drafts_that_do_not_pay_lasts_without_copies():
+    engine = _with_copies(drafting=40e-3, copies=0.0)
+    engine.run(2 * STEPS)
+    assert engine.resting > 0.8 * 2 * STEPS
+
+
+def test_what_plain_steps_take_is_looked_at_again_while_copies_pay():
+    engine = _with_copies(drafting=8e-3, copies=0.9)
+    # Three steps verify drafts before the first look begins, which is at plain steps alone.
+    engine.run(1 + 3 + LOOK)
+    assert engine.verified == 3
+    engine.run(4 * LOOK_AGAIN)
+    assert engine.verified <= 4 * LOOK_AGAIN - 2 * LOOKS
+    # Plain steps have become cheaper than copies are worth.
+    engine.plain, engine.verified = 8e-3, 0
+    engine.run(2 * LOOK_AGAIN)
+    assert engine.verified < LOOK_AGAIN + 3 * LOOKS

@@ -1,5 +1,7 @@
 """Drafts copy what the text has read before, on Model Runner V2 (tests/engine/test_lookup.py has the same for V1)."""
 
+import functools
+
 import pytest
 from engines import accepted_tokens, answers, deepest_accepted, greedy, mixed_prompts
 from v2 import engine
@@ -33,3 +35,24 @@ def test_copies_beside_prefill_chunks(llava, drafts, long_answers):
     with engine(llava, drafts["knowing"], LOOKUP, max_num_batched_tokens=23, max_num_seqs=2) as llm:
         assert answers(llm, PROMPTS, greedy(TOKENS)) == long_answers
         assert accepted_tokens(llm) > 100
+
+
+@pytest.mark.parametrize("lookup, most, on_device", [(True, 1 << 30, True), (True, 1024, False), (False, 1 << 30, False)])
+def test_texts_lie_on_the_device_where_they_are_looked_up(v2_engines, llava, drafts, monkeypatch, lookup, most, on_device):
+    """Elsewhere vLLM asks for them in pinned host memory, which a CPU has none of."""
+    from vllm.v1.worker.gpu import states
+
+    from vllm_specflash.engine.v2 import texts
+
+    asked = []
+
+    @functools.wraps(states.StagedWriteTensor)
+    def tensor(*args, uva_instead_of_gpu=False, **more):
+        asked.append(uva_instead_of_gpu)
+        return staged(*args, uva_instead_of_gpu=uva_instead_of_gpu, **more)
+
+    staged = states.StagedWriteTensor
+    monkeypatch.setattr(states, "StagedWriteTensor", tensor)
+    monkeypatch.setattr(texts, "MOST_BYTES", most)
+    with engine(llava, drafts["random"], {"lookup": lookup}):
+        assert asked and asked[0] != on_device

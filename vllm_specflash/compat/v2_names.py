@@ -7,6 +7,7 @@ V2_NAMES = (
     Name("vllm.v1.worker.gpu_worker", "Worker.init_device"),
     Name("vllm.v1.worker.gpu_worker", "Worker.compile_or_warm_up_model"),
     Name("vllm.v1.worker.gpu.model_runner", "init_speculator", ("vllm_config", "device")),
+    Name("vllm.v1.worker.gpu.model_runner", "RequestState"),
     Name(
         "vllm.v1.worker.gpu.model_runner", "GPUModelRunner", ("vllm_config", "device"),
         attributes=(

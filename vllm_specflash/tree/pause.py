@@ -10,6 +10,8 @@ RETRY_GAIN = 1.03
 PAYS = 1.1
 # So many steps without drafts are timed where nobody knows yet what they take.
 LOOK = 4
+# A pause that began because copies were worth more than drafts ends after so many steps in a row without one worth verifying.
+FRUITLESS = 8
 
 
 class Pause:
@@ -22,6 +24,7 @@ class Pause:
     def __init__(self):
         self.steps = 0
         self._gain, self._next, self._requests = 2.0, FIRST, 0
+        self._for_copies, self._fruitless = False, 0
 
     def take_step(self) -> bool:
         """Whether the step that begins is one without drafts."""
@@ -29,16 +32,18 @@ class Pause:
         self.steps -= resting
         return resting
 
-    def weigh(self, gain: float, requests: int, unsure: bool = False) -> None:
+    def weigh(self, gain: float, requests: int, unsure: bool = False, copies: float = 1.0) -> None:
         """Take in the expected gain of a step's drafts (cost.Sizes) in a batch of so many requests.
 
         Args:
             unsure: no step without drafts was timed at this load, so that the gain is over what one was taken for.
+            copies: what copies alone would gain, which a pause verifies.
         """
-        self._gain += 0.1 * (min(gain, 10.0) - self._gain)
+        self._gain += 0.1 * (min(gain / copies, 10.0) - self._gain)
         if self._gain < 1:
             self.steps, self._gain, self._requests = self._next, RETRY_GAIN, requests
             self._next = min(2 * self._next, LONGEST)
+            self._for_copies, self._fruitless = gain >= 1, 0
         elif unsure:
             self.steps, self._requests = LOOK, requests
         elif self._gain > PAYS:
@@ -47,7 +52,16 @@ class Pause:
     def ease(self, requests: int) -> None:
         """End it once the batch is half of what it was: what did not pay then may pay now."""
         if self.steps and 2 * requests <= self._requests:
-            self.steps, self._next = 0, FIRST
+            self._end()
+
+    def copied(self, pays: bool) -> None:
+        """Note whether copies were worth verifying in one of its steps."""
+        self._fruitless = 0 if pays else self._fruitless + 1
+        if self._for_copies and self._fruitless >= FRUITLESS:
+            self._end()
+
+    def _end(self) -> None:
+        self.steps, self._next = 0, FIRST
 
 
 class Typical:

@@ -15,8 +15,8 @@ from vllm_specflash.tree.step import StepTrees
 COPIES_PAY = 1.05
 # Drafts that gain more than this are not compared with copies alone.
 CERTAINLY = 1.5
-# Steps of a look at the other kind of drafts: more than half of those that a `Typical` remembers, so that it moves.
-DRAFT_LOOKS = 5
+# Steps of a look at another kind of step: more than half of those that a `Typical` remembers, so that it moves.
+LOOKS = 5
 
 
 class Sizing:
@@ -35,6 +35,8 @@ class Sizing:
         self._drafting, self._clock = Typical(), clock or StepClock()
         # By load: kinds of drafts that the next steps verify to show what they take.
         self._looks: dict[int, list[Kind]] = defaultdict(list)
+        # By load: steps of pauses that verify no copies, for the same reason.
+        self._plain_looks: dict[int, int] = defaultdict(int)
         # Whether drafts were made in this step, be it that none of them is worth verifying.
         self._drafted = False
 
@@ -53,18 +55,23 @@ class Sizing:
         """
         self._drafted = True
         kept, gain = self._best(chances, requests, trees)
-        if copied is not None and gain < CERTAINLY:
-            gain /= max(self._copies(copied(), requests).gain, 1.0)
-        self.pause.weigh(gain, requests, self._clock.unsure(requests))
+        copies = self._copies(copied(), requests).gain if copied is not None and gain < CERTAINLY else 1.0
+        self.pause.weigh(gain, requests, self._clock.unsure(requests), copies if copies > COPIES_PAY else 1.0)
         return kept
 
     def keep_copies(self, chances: np.ndarray, requests: int) -> np.ndarray:
         """How many tokens [Q] of Q copies to verify in a step that drafts nothing else; chances [Q, m] as above."""
-        # What steps without drafts take has to be seen first.
-        if self._clock.unsure(requests):
-            return np.zeros(len(chances), np.int64)
+        nothing, load = np.zeros(len(chances), np.int64), requests.bit_length()
+        # What steps without drafts take has to be seen first, and again now and then.
+        if not self._plain_looks[load] and self._clock.time_for(requests, Kind.PLAIN):
+            self._plain_looks[load] = LOOKS
+        if self._plain_looks[load]:
+            self._plain_looks[load] -= 1
+            return nothing
         sizes = self._copies(chances, requests)
-        return sizes.lengths if sizes.gain > COPIES_PAY else np.zeros_like(sizes.lengths)
+        pays = sizes.gain > COPIES_PAY
+        self.pause.copied(pays)
+        return sizes.lengths if pays else nothing
 
     def _copies(self, chances: np.ndarray, requests: int) -> Sizes:
         return best_sizes(chances, requests, self.step_cost, overhead=self._clock.overhead(requests, Kind.CHAINS))
@@ -95,7 +102,7 @@ class Sizing:
         looks = self._looks[requests.bit_length()]
         other = Kind.TREES if better else Kind.CHAINS
         if not looks and self._clock.time_for(requests, other):
-            looks += [other] * DRAFT_LOOKS
+            looks += [other] * LOOKS
         return looks.pop() is Kind.CHAINS if looks else better
 
     def end_step(self, requests: int, tokens: int, trees: StepTrees | None, drafting: float, decoding: bool) -> None:

@@ -94,9 +94,7 @@ class SpecFlashProposer:
     def rests(self, requests: int) -> bool:
         """Whether drafting pauses in the step of so many requests that begins; asked once a step."""
         self.stats.steps += 1
-        resting = self.sizing.rests(requests)
-        self.stats.paused_steps += resting
-        return resting
+        return self.sizing.rests(requests)
 
     @torch.inference_mode()
     def propose(self, step: Step) -> list[list[int]]:
@@ -213,8 +211,8 @@ class SpecFlashProposer:
     ) -> None:
         """Of the trees, what is worth verifying and fits, into drafts; tokens [Q, n] of their nodes."""
         slots = np.arange(trees.chance.shape[1]) < step.slots[requests][:, None]
-        chances = np.where(slots & (trees.chance >= self.options.min_confidence), trees.chance, 0.0)
-        copied = None if copies is None else lambda: copied_chances(copies, step.room[requests], self.calibration.ratio)[1]
+        chances = self._confident(np.where(slots, trees.chance, 0.0))
+        copied = None if copies is None else lambda: self._confident(copied_chances(copies, step.room[requests], self.calibration.ratio)[1])
         keep = self.sizing.keep(chances, len(drafts), trees, copied)
         root = (step.start + step.committed)[requests]
         allowance = None if self.side_paths is None else self.side_paths.allowance()
@@ -225,16 +223,20 @@ class SpecFlashProposer:
     def copy(self, texts: Texts) -> list[list[int]]:
         """Drafts for a step of a pause: what texts have read before, where that promises to pay; the draft's network does nothing."""
         drafts: list[list[int]] = [[] for _ in texts.req_ids]
-        if not self.core.copied or not texts.room.any():
-            return drafts
-        began, everyone = time.perf_counter(), np.arange(len(drafts))
-        copies = texts.copies(everyone, self.core.copied, self.vocab_size)
-        conditional, chances = copied_chances(copies, texts.room, self.calibration.ratio)
-        lengths = self.sizing.keep_copies(chances, len(drafts)).tolist()
-        drafts = self._drafted.chains(texts.req_ids, copies.tokens.tolist(), conditional.tolist(), lengths)
-        self.stats.proposed_tokens += sum(lengths)
-        self.stats.seconds += time.perf_counter() - began
+        if self.core.copied and texts.room.any():
+            began, everyone = time.perf_counter(), np.arange(len(drafts))
+            copies = texts.copies(everyone, self.core.copied, self.vocab_size)
+            conditional, chances = copied_chances(copies, texts.room, self.calibration.ratio)
+            lengths = self.sizing.keep_copies(self._confident(chances), len(drafts)).tolist()
+            drafts = self._drafted.chains(texts.req_ids, copies.tokens.tolist(), conditional.tolist(), lengths)
+            self.stats.proposed_tokens += sum(lengths)
+            self.stats.seconds += time.perf_counter() - began
+        self.stats.paused_steps += not any(drafts)
         return drafts
+
+    def _confident(self, chances: np.ndarray) -> np.ndarray:
+        """Chances to be accepted with all before, without those that the user does not want drafted."""
+        return np.where(chances >= self.options.min_confidence, chances, 0.0)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return to_device(array, self.device)

@@ -153,9 +153,12 @@ class SpecFlashRunnerMixin:
                 step = self._step(
                     scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states, common_attn_metadata
                 )
+                texts = step.texts
                 if resting:
-                    step.room[:] = 0
+                    step.room = np.zeros_like(step.room)
                 drafts = self.drafter.propose(step)
+                if resting:
+                    drafts = self.drafter.copy(texts)
         except Exception:
             # A draft never breaks an answer: without one, the next step is a plain decode.
             if not self.drafter.stats.errors:

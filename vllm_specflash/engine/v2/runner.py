@@ -14,6 +14,7 @@ from vllm_specflash.engine.v2.backend import TreeMetadataBuilder, keys_and_value
 from vllm_specflash.engine.v2.lora import NodeLoraState
 from vllm_specflash.engine.v2.selection import obstacle
 from vllm_specflash.engine.v2.speculator import SpecFlashSpeculator
+from vllm_specflash.engine.v2.texts import texts_on_device
 from vllm_specflash.engine.v2.verifier import TreeVerifier
 from vllm_specflash.triton_kernels.kv_compact import CacheTable, cache_table, kv_compact
 from vllm_specflash.triton_kernels.tree_rows import tree_rows
@@ -30,7 +31,7 @@ class SpecFlashRunnerMixin:
     speculator: SpecFlashSpeculator
 
     def __init__(self, vllm_config, device: torch.device):
-        with replaced(model_runner, "init_speculator", SpecFlashSpeculator):
+        with replaced(model_runner, "init_speculator", SpecFlashSpeculator), texts_on_device(vllm_config):
             super().__init__(vllm_config, device)
         self.speculator.req_states = self.req_states
         self.lora_state.__class__ = NodeLoraState
