@@ -40,12 +40,13 @@ def test_a_chain_equals_committing_its_tokens_one_by_one(llama, draft):
     """Along a known sequence, step s of the chain at t is a plain forward over rows 0..t and s rows of its own."""
     ids, features = torch.randint(0, 60, (1, 9)), torch.randn(1, 9, 2 * 128)
     embedding = torch.randn(len(llama.embedding), 128)
-    states = draft.taught(features, ids, embedding, 3)
-    for t in (0, 3, 5):
+    rows = torch.tensor([[5, 0, 3]])
+    states = draft.taught(features, ids, embedding, rows, 3)
+    for place, t in enumerate(rows[0].tolist()):
         f, embeddings = draft.fc(features)[:, : t + 1], F.embedding(ids[:, 1 : t + 2], embedding)
         for step in range(3):
-            out = draft.midlayer(embeddings, f, [], [])
-            torch.testing.assert_close(states[0, t, step], draft.norm(out[0, -1]), rtol=1e-4, atol=1e-4)
+            out = draft.midlayer(embeddings, f, torch.arange(t + 1 + step)[None], [], [])
+            torch.testing.assert_close(states[0, place, step], draft.norm(out[0, -1]), rtol=1e-4, atol=1e-4)
             f = torch.cat((f, out[:, -1:]), 1)
             embeddings = F.embedding(ids[:, 1 : t + 3 + step], embedding)
 
@@ -54,12 +55,12 @@ def test_a_chain_equals_committing_its_tokens_one_by_one(llama, draft):
 def test_drafts_follow_their_own_tokens(llama, draft):
     ids, features = torch.randint(0, 60, (1, 6)), torch.randn(1, 6, 2 * 128)
     embedding, lm_head = torch.randn(len(llama.embedding), 128), torch.randn(60, 128)
-    chains = draft.chains(features, ids, embedding, lm_head, 3)
-    assert chains.shape == (1, 6, 3)
+    chains = draft.chains(features, ids, embedding, lm_head, torch.tensor([[1, 4]]), 3)
+    assert chains.shape == (1, 2, 3)
     # With its own tokens as the sequence, it is taught what it drafted.
-    said = torch.cat((ids[:, :3], chains[:, 1]), 1)
-    states = draft.taught(F.pad(features[:, :2], (0, 0, 0, 4)), said, embedding, 3)
-    assert F.linear(states[0, 1], lm_head).argmax(-1).tolist() == chains[0, 1].tolist()
+    said = torch.cat((ids[:, :3], chains[:, 0]), 1)
+    states = draft.taught(F.pad(features[:, :2], (0, 0, 0, 4)), said, embedding, torch.tensor([[1]]), 3)
+    assert F.linear(states[0, 0], lm_head).argmax(-1).tolist() == chains[0, 0].tolist()
 
 
 SERVE = """

@@ -47,6 +47,15 @@ class Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in moved.items()})
 
+    def answer_positions(self) -> tuple[Tensor, Tensor]:
+        """answer_from sample by sample: positions t [B, P], zeros behind a sample's last, and which of them are its own, [B, P] bool."""
+        sample, position = self.answer_from // self.shape[1], self.answer_from % self.shape[1]
+        count = sample.bincount(minlength=self.shape[0])
+        given = torch.arange(int(count.max()), device=count.device) < count[:, None]
+        rows = torch.zeros_like(given, dtype=torch.long)
+        rows[given] = position
+        return rows, given
+
     def targets(self) -> Tensor:
         """[P, K] flat target positions t + i, i = 1..K, of the hidden states that offset i must match.
 

@@ -16,12 +16,18 @@ from torch import Tensor, nn
 
 from vllm_specflash.draft.attention import rotate
 
-# Token ids [B, L] of the step after the one whose outputs [B, L, D] are given; None: of the first step.
+# Token ids of a step: of the first one behind all positions, [B, L], and later behind the chains' last tokens, [B, P], of which the step
+# before gave the outputs [B, P, D].
 NextTokens = Callable[[int, Tensor | None], Tensor]
 
 
+def at(x: Tensor, rows: Tensor) -> Tensor:
+    """x [B, L, ...] at positions rows [B, P]: [B, P, ...]."""
+    return x[torch.arange(len(x), device=x.device)[:, None], rows]
+
+
 class Eagle3Attention(nn.Module):
-    """Attention of chains that branch off every position of a sequence: a chain sees the sequence up to where it begins."""
+    """Attention of chains that branch off positions of a sequence: a chain sees the sequence up to where it begins."""
 
     def __init__(self, text):
         super().__init__()
@@ -33,22 +39,23 @@ class Eagle3Attention(nn.Module):
         self.v_proj = nn.Linear(2 * size, kv_heads * self.head_dim, bias=False)
         self.o_proj = nn.Linear(heads * self.head_dim, size, bias=False)
 
-    def forward(self, x: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        """x [B, L, 2 D] of step s = len(keys), whose keys and values [B, L, H, Dh] are appended -> [B, L, D].
+    def forward(self, x: Tensor, rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        """Step s = len(keys) of the chains that begin at positions rows [B, P], whose keys and values are appended -> [B, P, D].
 
-        Row t is the (s + 1)-th of the chain that begins at position t: it sees rows 0..t of step 0 and row t of later ones.
+        x is [B, L, 2 D], of the whole sequence, in the first step, and [B, P, 2 D], of the chains, in later ones. The chain that begins at
+        position t sees rows 0..t of the first step and its own of later ones.
         """
-        length, step = x.shape[1], len(keys)
-        positions = torch.arange(step, step + length, device=x.device)
-        q, k, v = (proj(x).unflatten(-1, (-1, self.head_dim)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        q = rotate(q, positions, self.theta)
+        own, positions = (x, rows + len(keys)) if keys else (at(x, rows), torch.arange(x.shape[1], device=x.device)[None])
+        q, k, v = (proj(of).unflatten(-1, (-1, self.head_dim)) for proj, of in ((self.q_proj, own), (self.k_proj, x), (self.v_proj, x)))
+        q = rotate(q, rows + len(keys), self.theta)
         keys.append(rotate(k, positions, self.theta).repeat_interleave(self.groups, 2))
         values.append(v.repeat_interleave(self.groups, 2))
+        length = keys[0].shape[1]
         scores = torch.einsum("bthd,bshd->bhts", q, keys[0])
-        hidden = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-        scores = scores.masked_fill(hidden, -torch.inf)
-        own = [torch.einsum("bthd,bthd->bht", q, key).unsqueeze(-1) for key in keys[1:]]
-        weights = (torch.cat([scores, *own], -1) * self.head_dim**-0.5).float().softmax(-1).to(v.dtype)
+        hidden = torch.arange(length, device=x.device) > rows[:, :, None]
+        scores = scores.masked_fill(hidden[:, None], -torch.inf)
+        of_chain = [torch.einsum("bthd,bthd->bht", q, key).unsqueeze(-1) for key in keys[1:]]
+        weights = (torch.cat([scores, *of_chain], -1) * self.head_dim**-0.5).float().softmax(-1).to(v.dtype)
         attended = torch.einsum("bhts,bshd->bthd", weights[..., :length], values[0])
         for place, value in enumerate(values[1:]):
             attended = attended + weights[..., length + place].transpose(1, 2).unsqueeze(-1) * value
@@ -74,9 +81,11 @@ class Eagle3Layer(nn.Module):
         )
         self.self_attn, self.mlp = Eagle3Attention(text), Eagle3Mlp(text)
 
-    def forward(self, embeddings: Tensor, f: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        attended = self.self_attn(torch.cat((self.input_layernorm(embeddings), self.hidden_norm(f)), -1), keys, values)
-        residual = f + attended
+    def forward(self, embeddings: Tensor, f: Tensor, rows: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        """A step of the attention's chains [B, P, D], from embeddings and f of the sequence or of the chains."""
+        residual = f if keys else at(f, rows)
+        attended = self.self_attn(torch.cat((self.input_layernorm(embeddings), self.hidden_norm(f)), -1), rows, keys, values)
+        residual = residual + attended
         return residual + self.mlp(self.post_attention_layernorm(residual))
 
 
@@ -99,24 +108,27 @@ class Eagle3Draft(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
 
-    def unroll(self, features: Tensor, embedding: Tensor, next_tokens: NextTokens, steps: int) -> Tensor:
-        """Chains of `steps` tokens from every position: features [B, L, n D], embedding [V, D] -> [B, L, steps, D].
+    def unroll(self, features: Tensor, embedding: Tensor, rows: Tensor, next_tokens: NextTokens, steps: int) -> Tensor:
+        """Chains of `steps` tokens from positions rows [B, P]: features [B, L, n D], embedding [V, D] -> [B, P, steps, D].
 
-        lm_head of [:, t, s] is the distribution of x_{t+2+s}, as it is of offset s + 1 of a SpecFLASH draft.
+        lm_head of [:, p, s] is the distribution of x_{t+2+s}, t = rows[:, p], as it is of offset s + 1 of a SpecFLASH draft.
         """
         f, keys, values, outputs, normed = self.fc(features), [], [], [], None
         for step in range(steps):
-            f = self.midlayer(F.embedding(next_tokens(step, normed), embedding), f, keys, values)
+            f = self.midlayer(F.embedding(next_tokens(step, normed), embedding), f, rows, keys, values)
             normed = self.norm(f)
             outputs.append(normed)
         return torch.stack(outputs, 2)
 
-    def taught(self, features: Tensor, input_ids: Tensor, embedding: Tensor, steps: int) -> Tensor:
+    def taught(self, features: Tensor, input_ids: Tensor, embedding: Tensor, rows: Tensor, steps: int) -> Tensor:
         """`unroll` along a known sequence input_ids [B, L]; what lies beyond its end means nothing."""
-        return self.unroll(features, embedding, lambda step, _: F.pad(input_ids, (0, steps + 1))[:, 1 + step :][:, : input_ids.shape[1]], steps)
+        known = F.pad(input_ids, (0, steps))
+        return self.unroll(
+            features, embedding, rows, lambda step, _: at(known, rows + 1 + step) if step else known[:, 1 : input_ids.shape[1] + 1], steps
+        )
 
-    def chains(self, features: Tensor, input_ids: Tensor, embedding: Tensor, lm_head: Tensor, steps: int) -> Tensor:
-        """What it drafts from every position, greedily: target ids [B, L, steps]; lm_head [V_d, D] is the draft's."""
+    def chains(self, features: Tensor, input_ids: Tensor, embedding: Tensor, lm_head: Tensor, rows: Tensor, steps: int) -> Tensor:
+        """What it drafts from positions rows [B, P], greedily: target ids [B, P, steps]; lm_head [V_d, D] is the draft's."""
         said: list[Tensor] = []
 
         def own(step: int, outputs: Tensor | None) -> Tensor:
@@ -125,7 +137,7 @@ class Eagle3Draft(nn.Module):
             said.append(self.d2t[F.linear(outputs, lm_head).argmax(-1)])
             return said[-1]
 
-        last = self.unroll(features, embedding, own, steps)[:, :, -1]
+        last = self.unroll(features, embedding, rows, own, steps)[:, :, -1]
         return torch.stack([*said, self.d2t[F.linear(last, lm_head).argmax(-1)]], -1)
 
     def save(self, folder: Path, lm_head: Tensor) -> None:

@@ -135,12 +135,13 @@ def _loss(draft: Eagle3Draft, answers: AnswerSet, samples: list, embedding: Tens
     size = embedding.shape[1]
     features = answers.features(samples, Pooling(1), options.steps_ahead)
     batch, hidden = features.batch, features.hidden
-    states = draft.taught(hidden[..., size:].float(), batch.input_ids, embedding, options.steps_ahead)
+    rows, given = batch.answer_positions()
+    states = draft.taught(hidden[..., size:].float(), batch.input_ids, embedding, rows, options.steps_ahead)[given]
     flat, where = hidden[..., :size].flatten(0, 1), batch.targets()
     decay = options.step_decay ** torch.arange(options.steps_ahead)
     weights = batch.valid / batch.valid.sum(0).clamp(min=1) * (decay / decay.sum())
     chosen, bias = choose_candidates(flat[where.unique()], lm_head, options.top, options.negatives)
-    return distil(states.flatten(0, 1)[batch.answer_from], flat, where, None, weights, lm_head[chosen], bias)[0]
+    return distil(states, flat, where, None, weights, lm_head[chosen], bias)[0]
 
 
 @torch.no_grad()
@@ -153,7 +154,8 @@ def judge(draft: Eagle3Draft, answers: AnswerSet, embedding: Tensor, lm_head: Te
             continue
         features = answers.features([sample], Pooling(1), length)
         hidden = features.hidden[..., embedding.shape[1] :].float()
-        chains = draft.chains(hidden, features.batch.input_ids, embedding, lm_head, length)[0][features.batch.answer_from]
+        rows, _ = features.batch.answer_positions()
+        (chains,) = draft.chains(hidden, features.batch.input_ids, embedding, lm_head, rows, length)
         acceptance = walk(chains, sample.input_ids[sample.answer_start :])
         results[sample.task] = results[sample.task] + acceptance if sample.task in results else acceptance
     return results
