@@ -14,7 +14,9 @@ from engines import noise_image
 from safetensors.torch import load_file
 
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.answers import Answer, AnswerFolder
+from vllm_specflash.train.batch import collate
 from vllm_specflash.train.dataset import AnswerSet
 from vllm_specflash.train.eagle3 import Eagle3Draft
 from vllm_specflash.train.eagle3_recipe import Eagle3Options, judge, train_eagle3
@@ -49,6 +51,15 @@ def test_a_chain_equals_committing_its_tokens_one_by_one(llama, draft):
             torch.testing.assert_close(states[0, place, step], draft.norm(out[0, -1]), rtol=1e-4, atol=1e-4)
             f = torch.cat((f, out[:, -1:]), 1)
             embeddings = F.embedding(ids[:, 1 : t + 3 + step], embedding)
+
+
+def test_answers_of_several_lengths_are_trained_side_by_side(llama, llama_answers):
+    samples = [llama.sample(answer, 4096) for answer in (llama_answers[3], llama_answers[0], llama_answers[7])]
+    batch = collate(samples, Pooling(1), 3)
+    rows, given = batch.answer_positions()
+    flat = rows + torch.arange(3)[:, None] * batch.shape[1]
+    assert flat[given].tolist() == batch.answer_from.tolist()
+    assert given.sum(1).tolist() == [len(sample) - 1 - sample.answer_start for sample in samples]
 
 
 @torch.no_grad()
