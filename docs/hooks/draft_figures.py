@@ -103,7 +103,17 @@ def shipped(draft: str, what: str) -> str:
     return f"{said[what]:,.0f}"
 
 
+def peer(file: str, what: str) -> str:
+    """From the provenance of an EAGLE-3 peer's training: `answers`, `parameters`, an option; `tau` of chains with a task after it."""
+    made = record(file)
+    what, _, task = what.partition(":")
+    if task:
+        return f"{made['held_out'][task][what]:.2f}"
+    said = {**made, **made["options"]}
+    return f"{said[what]:,.0f}"
+
+
 MAKERS = (
     ablation, ablation_gain, ablation_seconds, simulated, simulated_gain, transition, tau_of_eval, served_as_before,
-    sight, sight_steps, sight_gain, gaze, shipped,
+    sight, sight_steps, sight_gain, gaze, shipped, peer,
 )  # fmt: skip
