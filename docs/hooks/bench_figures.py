@@ -98,7 +98,8 @@ def step(file: str, batch: str, *parts: str) -> str:
     """From the least to the greatest of all tasks: milliseconds of a decoding step, summed over these parts (`a_b` is `a b`)."""
     rows = [one for one in record(file)["summary"] if one["batch_size"] == int(batch) and one["method"] not in OTHERS]
     found = [sum(({**one["step"], "verifying": one["verify_ms"]})[part.replace("_", " ")] for part in parts) for one in rows]
-    return f"{min(found):.1f} to {max(found):.1f} ms"
+    least, greatest = f"{min(found):.1f}", f"{max(found):.1f}"
+    return f"{least} ms" if least == greatest else f"{least} to {greatest} ms"
 
 
 def step_share(file: str, batch: str, *parts: str) -> str:
