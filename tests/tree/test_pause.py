@@ -1,6 +1,6 @@
 """Drafting rests where it does not pay, longer each time, and no longer than the load lasts."""
 
-from vllm_specflash.tree.pause import FIRST, LONGEST, LOOK, Pause, Typical
+from vllm_specflash.tree.pause import FIRST, FRUITLESS, LONGEST, LOOK, Pause, Typical
 
 
 def _tries(pause: Pause, gain: float, requests: int) -> int:
@@ -82,3 +82,32 @@ def test_a_stall_is_not_what_a_draft_usually_takes():
     assert typical.value == 0.3
     typical.add(9.0)
     assert typical.value == 9.0
+
+
+def test_a_step_that_pays_makes_no_pause_one_for_copies():
+    """Drafts have not paid for long: without copies, the next pause is as long as before."""
+    pause = Pause()
+    for _ in range(3):
+        while not pause.steps:
+            pause.weigh(0.9, 8)
+        _rest(pause)
+    while not pause.steps:
+        pause.weigh(1.01, 8, copies=1.3)
+    before = pause.steps
+    for _ in range(2 * FRUITLESS):
+        pause.copied(False)
+    assert pause.steps == before > FIRST
+
+
+def test_a_look_at_plain_steps_is_no_pause_for_copies():
+    pause = Pause()
+    for _ in range(40):
+        if not pause.steps:
+            pause.weigh(1.5, 8, copies=3.0)
+    assert pause.steps
+    _rest(pause)
+    for _ in range(FRUITLESS):
+        pause.copied(False)
+    pause.weigh(1.5, 1, unsure=True)
+    pause.copied(False)
+    assert pause.steps == LOOK

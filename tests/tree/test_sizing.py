@@ -42,12 +42,13 @@ class Engine:
         # Of copies alone; None where nothing is looked up.
         self.copies: np.ndarray | None = None
         self.resting = self.verified = self.branched = self.drafted = 0
+        # What the next step verifies.
+        self._drafts: list[Draft] = []
 
     def run(self, steps: int, decoding: bool = True) -> None:
-        drafts: list[Draft] = []
         for _ in range(steps):
-            verified = sum(len(draft.parents) - 1 for draft in drafts)
-            trees = StepTrees.of(drafts) if verified else None
+            verified = sum(len(draft.parents) - 1 for draft in self._drafts)
+            trees = StepTrees.of(self._drafts) if verified else None
             self.now += self.verifying if trees else self.plain
             self.verified += trees is not None
             if trees is not None and trees.branches:
@@ -55,7 +56,7 @@ class Engine:
                 self.branched += 1
             resting = self.sizing.rests(REQUESTS)
             self.resting += resting
-            drafts = self._rest() if resting else self._keep()
+            self._drafts = self._rest() if resting else self._keep()
             self.drafted += not resting
             drafting = 0.0 if resting else self.drafting
             self.now += drafting
@@ -204,3 +205,13 @@ def test_what_plain_steps_take_is_looked_at_again_while_copies_pay():
     engine.plain, engine.verified = 8e-3, 0
     engine.run(2 * LOOK_AGAIN)
     assert engine.verified < LOOK_AGAIN + 3 * LOOKS
+
+
+def test_a_look_beside_prompts_is_taken_again():
+    """Drafts promise more than copies; what plain steps take was not seen where prompts were run too."""
+    engine = _with_copies(drafting=1e-3, copies=0.6)
+    engine.run(4)
+    engine.run(12, decoding=False)
+    engine.drafted = 0
+    engine.run(STEPS)
+    assert engine.drafted >= STEPS - 2 * LOOK

@@ -1,4 +1,4 @@
-"""Steps without drafts where drafting has shown not to pay at this load."""
+"""Steps without drafts of the network where drafting has shown not to pay at this load; copies may be verified in them."""
 
 from collections import deque
 
@@ -24,10 +24,11 @@ class Pause:
     def __init__(self):
         self.steps = 0
         self._gain, self._next, self._requests = 2.0, FIRST, 0
-        self._for_copies, self._fruitless = False, 0
+        # The gain whatever copies promise; whether the pause is for them.
+        self._own, self._for_copies, self._fruitless = 2.0, False, 0
 
     def take_step(self) -> bool:
-        """Whether the step that begins is one without drafts."""
+        """Whether the step that begins is one of it."""
         resting = self.steps > 0
         self.steps -= resting
         return resting
@@ -40,12 +41,13 @@ class Pause:
             copies: what copies alone would gain, which a pause verifies.
         """
         self._gain += 0.1 * (min(gain / copies, 10.0) - self._gain)
+        self._own += 0.1 * (min(gain, 10.0) - self._own)
         if self._gain < 1:
             self.steps, self._gain, self._requests = self._next, RETRY_GAIN, requests
             self._next = min(2 * self._next, LONGEST)
-            self._for_copies, self._fruitless = gain >= 1, 0
+            self._for_copies, self._fruitless = self._own >= 1, 0
         elif unsure:
-            self.steps, self._requests = LOOK, requests
+            self.steps, self._requests, self._for_copies = LOOK, requests, False
         elif self._gain > PAYS:
             self._next = FIRST
 

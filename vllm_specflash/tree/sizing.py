@@ -68,6 +68,9 @@ class Sizing:
         if self._plain_looks[load]:
             self._plain_looks[load] -= 1
             return nothing
+        # A look beside prompts teaches nothing.
+        if self._clock.unsure(requests):
+            return nothing
         sizes = self._copies(chances, requests)
         pays = sizes.gain > COPIES_PAY
         self.pause.copied(pays)

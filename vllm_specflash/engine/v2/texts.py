@@ -23,6 +23,8 @@ def texts_on_device(vllm_config) -> AbstractContextManager:
     table, model = model_runner.RequestState, vllm_config.model_config
     if not vllm_config.speculative_config.specflash.looks_up(model.is_multimodal_model):
         return nullcontext()
+    if "use_dense_all_token_ids" not in inspect.signature(table).parameters:
+        return nullcontext()
     size = 4 * vllm_config.scheduler_config.max_num_seqs * model.max_model_len
     if size > MOST_BYTES:
         logger.warning(
@@ -30,7 +32,5 @@ def texts_on_device(vllm_config) -> AbstractContextManager:
             '--max-model-len, or set "lookup": false.',
             size / 2**30,
         )
-        return nullcontext()
-    if "use_dense_all_token_ids" not in inspect.signature(table).parameters:
         return nullcontext()
     return replaced(model_runner, "RequestState", lambda **given: table(**{**given, "use_dense_all_token_ids": True}))
