@@ -6,6 +6,7 @@ from statistics import median
 from records import RESULTS, record
 
 from vllm_specflash.lab.bench.document import Document
+from vllm_specflash.lab.bench.method import EAGLE3, OWN_METHODS, PLAIN
 from vllm_specflash.lab.bench.rows import plain_with_itself as plain_agreement
 
 # What the tables of README say beside a task's name.
@@ -15,7 +16,7 @@ SEES = {
 }  # fmt: skip
 MIB = 2**20
 # Methods that are not ours, whatever a benchmark called ours.
-OTHERS = ("plain", "ngram", "suffix", "eagle3")
+OTHERS = (PLAIN, EAGLE3, *OWN_METHODS)
 
 
 def row(file: str, task: str, batch: str, method: str = "specflash") -> dict:
@@ -98,8 +99,7 @@ def step(file: str, batch: str, *parts: str) -> str:
     """From the least to the greatest of all tasks: milliseconds of a decoding step, summed over these parts (`a_b` is `a b`)."""
     rows = [one for one in record(file)["summary"] if one["batch_size"] == int(batch) and one["method"] not in OTHERS]
     found = [sum(({**one["step"], "verifying": one["verify_ms"]})[part.replace("_", " ")] for part in parts) for one in rows]
-    least, greatest = f"{min(found):.1f}", f"{max(found):.1f}"
-    return f"{least} ms" if least == greatest else f"{least} to {greatest} ms"
+    return f"{_range(found)} ms"
 
 
 def step_share(file: str, batch: str, *parts: str) -> str:
@@ -120,8 +120,13 @@ def late_first_token(file: str, task: str, method: str) -> str:
             found = seconds.setdefault((one["batch_size"], one["method"]), [])
             found += [output["first_seconds"] for output in one["outputs"]]
     ratios = [median(seconds[batch, method]) / median(seconds[batch, "plain"]) for batch in {batch for batch, _ in seconds}]
-    least, greatest = (f"{ratio:.1f}" for ratio in (min(ratios), max(ratios)))
-    return f"{least} times" if least == greatest else f"{least} to {greatest} times"
+    return f"{_range(ratios)} times"
+
+
+def _range(figures: list[float]) -> str:
+    """From the least to the greatest, or the one figure that both are."""
+    least, greatest = f"{min(figures):.1f}", f"{max(figures):.1f}"
+    return least if least == greatest else f"{least} to {greatest}"
 
 
 def repeats(file: str) -> str:

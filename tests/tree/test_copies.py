@@ -8,7 +8,7 @@ from vllm_specflash.tree.build import best_trees
 from vllm_specflash.tree.calibration import UNCALIBRATED
 from vllm_specflash.tree.copies import WEIGHT, copied_chances
 from vllm_specflash.tree.cost import StepCost
-from vllm_specflash.tree.overhead import StepClock
+from vllm_specflash.tree.overhead import Kind, StepClock
 from vllm_specflash.tree.sizing import LOOKS, Sizing
 from vllm_specflash.triton_kernels.find_copies import LONGEST, Copies
 
@@ -62,6 +62,17 @@ def test_plain_steps_are_seen_first_at_every_load_and_once(sizing):
         look(sizing, requests)
     for requests in (1, 8):
         assert sizing.keep_copies(chances, requests).tolist() == [6]
+
+
+def test_before_a_plain_step_was_seen_there_are_none(sizing):
+    """Where drafts were: however often that was looked at in vain."""
+    _, chances = copied_chances(copies(LONGEST), np.array([6]), UNCALIBRATED)
+    for _ in range(2):
+        sizing._clock.end_step(1, Kind.CHAINS, 0.0)
+    for _ in range(2 * LOOKS):
+        assert not sizing.keep_copies(chances, 1).any()
+    sizing._clock.end_step(1, Kind.PLAIN, 0.0)
+    assert sizing.keep_copies(chances, 1).tolist() == [6]
 
 
 @pytest.mark.parametrize("matched, pauses", [(LONGEST, True), (0, False)])

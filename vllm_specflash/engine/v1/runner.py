@@ -147,18 +147,15 @@ class SpecFlashRunnerMixin:
         try:
             resting = self.drafter.rests(len(req_ids))
             # A prompt's rows are kept whatever happens: what comes after it is drafted from them for as long as it is answered.
-            if resting and decoding.all():
-                drafts = self.drafter.copy(self._texts(sampled_token_ids))
-            else:
+            if not (resting and decoding.all()):
                 step = self._step(
                     scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states, common_attn_metadata
                 )
-                texts = step.texts
                 if resting:
-                    step.room = np.zeros_like(step.room)
+                    step.room[:] = 0
                 drafts = self.drafter.propose(step)
-                if resting:
-                    drafts = self.drafter.copy(texts)
+            if resting:
+                drafts = self.drafter.copy(self._texts(sampled_token_ids))
         except Exception:
             # A draft never breaks an answer: without one, the next step is a plain decode.
             if not self.drafter.stats.errors:
