@@ -44,7 +44,7 @@ def test_any_method_of_vllm_by_its_config():
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("medusa", "no method 'medusa'"), ("x={", "is not JSON"), ("x=[1]", 'with a "method"'), ("x={}", 'with a "method"')],
+    [("medusa", "no method 'medusa'"), ("eagle3=missing", "no folder 'missing': train a draft with `specflash eagle3`"), ("x={", "is not JSON"), ("x=[1]", 'with a "method"'), ("x={}", 'with a "method"')],
 )
 def test_what_is_wrong_is_said(text, says):
     with pytest.raises(ValueError, match=says):

@@ -86,6 +86,8 @@ def parse_method(text: str, draft: str | None = None) -> Method:
         return Method(text, dict(OWN_METHODS[text]))
     name, _, config = text.partition("=")
     if name == EAGLE3 and config and not config.startswith("{"):
+        if "/" not in config and not Path(config).is_dir():
+            raise ValueError(f"There is no folder {config!r}: train a draft with `specflash eagle3`, or name one of a hub as OWNER/NAME.")
         return Method(EAGLE3, {"method": EAGLE3, "model": config, "num_speculative_tokens": 5})
     if name == text and text != METHOD:
         known = ", ".join([PLAIN, METHOD, *OWN_METHODS, f"{EAGLE3}=FOLDER"])
