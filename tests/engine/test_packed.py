@@ -1,10 +1,13 @@
 """Matrix products by vLLM's CPU kernels are those of torch."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from engines import answers, draft_stats, engine, greedy, mixed_prompts, runner
 from torch import nn
 
+from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.core import DraftingCore
 from vllm_specflash.draft.linear import linear_of
 from vllm_specflash.engine.packed import compute_by, pack
@@ -55,11 +58,13 @@ def test_a_table_of_the_targets_is_not_packed_twice():
 
 
 @pytest.mark.parametrize("name", ["knowing", "random"])
-def test_an_engine_packs_what_its_draft_computes_with(llava, drafts, name, monkeypatch):
-    """And has drafted once before the first request comes."""
+def test_an_engine_packs_what_its_draft_computes_with(llava, drafts, name, monkeypatch, tmp_path):
+    """And has drafted once before the first request comes; of the file that the weights came from it keeps nothing in memory."""
+    SpecFlashDraft.from_pretrained(drafts[name], dtype=torch.bfloat16).save_pretrained(tmp_path)
     measured, measure = [], DraftingCore.measure
     monkeypatch.setattr(DraftingCore, "measure", lambda core, *sizes: measured.append(sizes) or measure(core, *sizes))
-    with engine(llava, drafts[name], dtype="bfloat16") as llm:
+    with engine(llava, tmp_path, dtype="bfloat16") as llm:
+        assert str(tmp_path) not in Path("/proc/self/maps").read_text()
         draft, target = runner(llm).drafter.draft, runner(llm).model.get_language_model().lm_head
         assert hasattr(draft.model.fc, "cpu_linear") and hasattr(draft.model.head.down_proj, "cpu_linear")
         if draft.config.draft_vocab_size is None:

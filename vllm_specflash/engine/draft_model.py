@@ -10,7 +10,7 @@ from vllm_specflash.config import SpecFlashError, first_sentence
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.linear import linear_of
 from vllm_specflash.engine.cache import DraftCache
-from vllm_specflash.engine.packed import compute_by, pack
+from vllm_specflash.engine.packed import compute_by, pack, unmap
 from vllm_specflash.engine.parallel import Ranks
 from vllm_specflash.engine.spans import VISUAL, Spans
 from vllm_specflash.engine.target import embed_tokens, language_model, lm_head_rows
@@ -77,6 +77,7 @@ class LoadedDraft:
     def _pack(self, target: nn.Module) -> None:
         """Multiply matrices as vLLM does on CPUs; the target's own table is packed already, and one copy of it is enough."""
         pack(self.model)
+        unmap(self.model)
         head = getattr(language_model(target), "lm_head", None)
         if self.config.draft_vocab_size is None and hasattr(head, "cpu_linear") and self.ranks.count == 1:
             compute_by(self.lm_head, head)

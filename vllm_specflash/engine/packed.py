@@ -13,6 +13,16 @@ def pack(module: nn.Module) -> None:
             _pack(layer)
 
 
+def unmap(module: nn.Module) -> None:
+    """Copy a module's weights out of the file that they were read from: it stays in memory, whole, while one of them lies in it."""
+    for layer in module.modules():
+        for weight in layer.parameters(recurse=False):
+            weight.data = weight.data.clone()
+        for name, table in layer.named_buffers(recurse=False):
+            # Not its data alone: as a view of a tensor in the file it would keep that one.
+            layer.register_buffer(name, table.clone())
+
+
 def compute_by(layer: nn.Linear, packed: nn.Module) -> None:
     """The same for a layer without a bias whose weight is the first rows of that of one of the target's, which vLLM has packed."""
     layer.forward = lambda x: packed.cpu_linear(x, packed.weight, None)[..., : layer.out_features]
