@@ -1,7 +1,9 @@
 """Greedy answers equal plain vLLM's, token for token, in float32, whatever the draft and the schedule."""
 
 import pytest
+from drafts import draft_for
 from engines import PAYING, accepted_tokens, answers, draft_stats, engine, greedy, mixed_prompts, runner, with_images
+from tiny_models import tiny_llama
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,20 @@ def test_chunked_prefill_that_splits_images(llava, drafts, plain_answers):
         assert answers(llm, mixed_prompts(), greedy()) == plain_answers
         assert draft_stats(llm)["errors"] == 0
         assert accepted_tokens(llm) > 50
+
+
+def test_a_target_with_several_groups_of_kv_cache(tmp_path):
+    """The groups' layers share bytes: under another group's block table the draft would write over the target's keys."""
+    target = tiny_llama(tmp_path / "target", window=24)
+    draft = draft_for(target, tmp_path / "draft", knowing=True)
+    prompts = [number * "user: one more question, please. assistant: " for number in range(1, 6)]
+    with engine(target) as llm:
+        expected = answers(llm, prompts, greedy())
+    with engine(target, draft) as llm:
+        groups = [group.layer_names for group in runner(llm).kv_cache_config.kv_cache_groups]
+        assert len(groups) > 1 and runner(llm).drafter.cache.layer_name not in groups[0]
+        assert answers(llm, prompts, greedy()) == expected
+        assert draft_stats(llm)["errors"] == 0 and accepted_tokens(llm) > 10
 
 
 def test_prefix_caching_with_shared_images(llava, drafts):

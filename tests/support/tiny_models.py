@@ -94,12 +94,21 @@ def _speak_bigrams(model: torch.nn.Module, vocab_size: int, context: float) -> N
                 weight.normal_(std=context)
 
 
-def tiny_llama(folder: Path, vocab_size: int | None = None, gain: float = 1.0, seed: int = 0) -> Path:
-    """A Llama of 2 layers; a smaller `vocab_size` and `gain` (of its logits) make a target for counting samples."""
+def tiny_llama(
+    folder: Path, vocab_size: int | None = None, gain: float = 1.0, seed: int = 0, window: int = 0
+) -> Path:
+    """A Llama of 2 layers; a smaller `vocab_size` and `gain` (of its logits) make a target for counting samples.
+
+    With a `window`, of 5 layers, of which all but the last see no further back.
+    """
     torch.manual_seed(seed)
     tokenizer = character_tokenizer()
     vocab_size = vocab_size or len(tokenizer)
-    config = LlamaConfig(vocab_size=vocab_size, bos_token_id=1, eos_token_id=2, pad_token_id=0, **TEXT)
+    text = {**TEXT}
+    if window:
+        layers = 4 * ["sliding_attention"] + ["full_attention"]
+        text |= {"num_hidden_layers": len(layers), "layer_types": layers, "sliding_window": window}
+    config = LlamaConfig(vocab_size=vocab_size, bos_token_id=1, eos_token_id=2, pad_token_id=0, **text)
     model = LlamaForCausalLM(config)
     _speak_bigrams(model, vocab_size, CONTEXT)
     with torch.no_grad():

@@ -51,7 +51,9 @@ ENGINE_NAMES = (
     Name("vllm.v1.core.sched.output", "NewRequestData", attributes=("req_id", "mm_features")),
     Name("vllm.multimodal.inputs", "MultiModalFeatureSpec", attributes=("modality", "mm_position")),
     Name("vllm.multimodal.inputs", "PlaceholderRange", attributes=("offset", "length")),
-    Name("vllm.v1.attention.backend", "CommonAttentionMetadata", attributes=("block_table_tensor",)),
+    Name("vllm.v1.worker.block_table", "MultiGroupBlockTable.__getitem__"),
+    Name("vllm.v1.worker.block_table", "BlockTable.get_device_tensor", ("num_reqs",)),
+    Name("vllm.v1.kv_cache_interface", "KVCacheGroupSpec", attributes=("layer_names",)),
     Name(
         "vllm.model_executor.layers.attention",
         "Attention",

@@ -73,6 +73,11 @@ class DraftCache:
                 f"{', '.join(KV_CACHE_LAYOUTS)}."
             )
 
+    def group_in(self, kv_cache_config) -> int:
+        """Which group of vLLM's KV cache, and so which of its block tables, the draft's layer belongs to."""
+        groups = kv_cache_config.kv_cache_groups
+        return next(index for index, group in enumerate(groups) if self.layer_name in group.layer_names)
+
     def slots(self, block_table: Tensor, requests: Tensor, positions: Tensor) -> Tensor:
         """Slots of target positions [...] of requests [...], by the batch's block table [R, max_blocks]."""
         size = self.block_size

@@ -44,14 +44,14 @@ class SpecFlashRunnerMixin:
 
     def initialize_kv_cache(self, kv_cache_config, *args, **kwargs):
         """vLLM's, with blocks of our own at the end that its scheduler never hears of."""
-        spare = self.num_spare_blocks
-        if not spare:
-            super().initialize_kv_cache(kv_cache_config, *args, **kwargs)
-            self.drafter.cache.rebind()
-            return
-        known = kv_cache_config.num_blocks
-        super().initialize_kv_cache(with_spare_blocks(kv_cache_config, spare), *args, **kwargs)
+        spare, known = self.num_spare_blocks, kv_cache_config.num_blocks
+        if spare:
+            kv_cache_config = with_spare_blocks(kv_cache_config, spare)
+        super().initialize_kv_cache(kv_cache_config, *args, **kwargs)
         self.drafter.cache.rebind()
+        self._draft_group = self.drafter.cache.group_in(self.kv_cache_config)
+        if not spare:
+            return
         # The draft's own layer is written and read by the draft alone.
         layers = [
             layer
@@ -148,9 +148,7 @@ class SpecFlashRunnerMixin:
             resting = self.drafter.rests(len(req_ids))
             # A prompt's rows are kept whatever happens: what comes after it is drafted from them for as long as it is answered.
             if not (resting and decoding.all()):
-                step = self._step(
-                    scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states, common_attn_metadata
-                )
+                step = self._step(scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states)
                 if resting:
                     step.room[:] = 0
                 drafts = self.drafter.propose(step)
@@ -195,9 +193,7 @@ class SpecFlashRunnerMixin:
             self.drafter.add_request(request.req_id, request.mm_features, request.sampling_params)
         return super()._update_states(scheduler_output)
 
-    def _step(
-        self, scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states, common_attn_metadata
-    ) -> Step:
+    def _step(self, scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states) -> Step:
         batch = self.input_batch
         req_ids = batch.req_ids
         count = len(req_ids)
@@ -221,7 +217,7 @@ class SpecFlashRunnerMixin:
             room=room,
             slots=slots,
             token_ids=batch.token_ids_cpu,
-            block_table=common_attn_metadata.block_table_tensor[:count],
+            block_table=batch.block_table[self._draft_group].get_device_tensor(count),
         )
 
     def _path(self, width: int) -> np.ndarray | None:

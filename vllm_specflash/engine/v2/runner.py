@@ -76,12 +76,10 @@ class SpecFlashRunnerMixin:
         super().initialize_kv_cache(kv_cache_config, *args, **kwargs)
         speculator, cache = self.speculator, self.speculator.draft.cache
         cache.rebind()
-        groups = self.kv_cache_config.kv_cache_groups
-        own = next(i for i, group in enumerate(groups) if cache.layer_name in group.layer_names)
-        speculator.block_table = self.block_tables.input_block_tables[own]
+        speculator.block_table = self.block_tables.input_block_tables[cache.group_in(self.kv_cache_config)]
         wanted = self.speculative_config.trees
         why_not = obstacle(self.vllm_config, cache.layer) if wanted else "the option `tree` says so"
-        if why_not is None and len(groups) > 1:
+        if why_not is None and len(self.kv_cache_config.kv_cache_groups) > 1:
             why_not = "the target has several groups of KV cache"
         speculator.runs_trees = why_not is None
         if why_not is not None:
