@@ -4,6 +4,9 @@ With C candidates a position, node j's token is that of candidate c_j at positio
 is accepted given that the node before it in the list was, which is what vLLM's adaptive verification multiplies up:
 
     draft[r, j] = tokens[r, depth_j - 1, c_j]        confidence[r, j] = chance_j / chance_(j-1)      0 where that is none
+
+A node without a chance fills the list and is nobody's child: accepted, it would take what the target says after the nodes that
+lie before it in the list.
 """
 
 from typing import NamedTuple
@@ -36,7 +39,9 @@ def keep_tree_torch(tree: BestTree, tokens: Tensor, slot_of: Tensor, out: KeptDr
     out.drafts[:requests] = tokens.flatten(1).gather(1, cell)
     before = torch.cat((torch.ones_like(tree.chance[:, :1]), tree.chance[:, :-1]), 1)
     out.confidence[:requests] = (tree.chance / before).nan_to_num(0.0)
-    for table, rows in zip(out.trees, (tree.parents_with_root, tree.depth_with_root, tree.ancestors)):
+    parents = tree.parents_with_root.clone()
+    parents[:, 1:].masked_fill_(~(tree.chance > 0), -1)
+    for table, rows in zip(out.trees, (parents, tree.depth_with_root, tree.ancestors)):
         table[slot_of] = rows
     out.chances[slot_of, 1:] = tree.conditional
 
@@ -61,8 +66,9 @@ def keep_tree_kernel(
     tl.store(confidence + request * stride_confidence + j, own / tl.where(own > 0, before, 1.0), mask=inside)
     tl.store(out_chances + slot * stride_chances + j + 1, tl.load(conditional + node, mask=inside, other=0.0), mask=inside)
     rooted = j < num_nodes + 1
+    exists = tl.load(chance + node - 1, mask=rooted & (j > 0), other=0.0) > 0
     node, target = request * (num_nodes + 1) + j, slot * stride_trees + j
-    tl.store(out_parents + target, tl.load(parents + node, mask=rooted, other=0), mask=rooted)
+    tl.store(out_parents + target, tl.load(parents + node, mask=rooted & exists, other=-1), mask=rooted)
     tl.store(out_depths + target, tl.load(depths + node, mask=rooted, other=0), mask=rooted)
     tl.store(out_ancestors + target, tl.load(ancestors + node, mask=rooted, other=0), mask=rooted)
 

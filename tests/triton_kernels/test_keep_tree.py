@@ -45,6 +45,16 @@ def test_drafts_are_the_nodes_tokens_and_slots_hold_the_trees():
     assert torch.equal(kept.drafts[2:], untouched.drafts[2:])
 
 
+def test_what_fills_a_list_is_nobodys_child():
+    """A padding node holds a candidate's token; accepted, it would be followed by what the target says after the nodes before it."""
+    chain = torch.ones(1, dtype=torch.bool)
+    first, following = torch.rand(1, WIDTH), torch.rand(1, DEPTH - 1, WIDTH, WIDTH)
+    tree = best_tree_torch(first, following, NODES, torch.tensor([DEPTH], dtype=torch.int32), chain, torch.ones(BINS + 1))
+    kept = room()
+    keep_tree(tree, torch.randint(0, 99, (1, DEPTH, WIDTH)), torch.tensor([2]), kept)
+    assert kept.trees.parents[2].tolist() == [-1, *range(DEPTH), *[-1] * (NODES - DEPTH)]
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("deepest", [DEPTH, 1, 0], ids=["whole", "cut short", "nothing drafted"])
 def test_kernel_agrees_with_torch_path(on_device, device, deepest):
