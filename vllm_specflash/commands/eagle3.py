@@ -16,7 +16,7 @@ from vllm_specflash.train.eagle3_recipe import Eagle3Options, train_eagle3
 def run(
     target: Annotated[str, typer.Option(help="Checkpoint folder or hub id of the target: a Llama, or a LLaVA on one.")],
     data: Annotated[list[Path], typer.Option(help="Folder of answers from `specflash data`; may be repeated.")],
-    features: Annotated[Path, typer.Option(help="The target's states are kept here; not those of `specflash data`.")],
+    features: Annotated[Path, typer.Option(help="The target's states are kept here; those of `specflash data --target-layers` with the same layers will do.")],
     out: Annotated[Path, typer.Option(help="Where the draft goes.")],
     options: Eagle3Options,
 ) -> None:

@@ -41,7 +41,7 @@ def problem(names: tuple[Name, ...] = CONFIG_NAMES, version: str | None = None) 
     """
     version = version or vllm_version()
     if version is None:
-        return "SpecFLASH found no vLLM here: install it with `pip install 'vllm-specflash[gpu]'` or `[cpu]`."
+        return "SpecFLASH found no vLLM here: install both in one environment, as README.md says under Install."
     release = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
     if not OLDEST <= release <= NEWEST:
         return (
