@@ -30,6 +30,7 @@ def folder(tmp_path):
     [
         ("{folder}/nowhere", "the folder does not exist; correct \"model\""),
         ("~/no/such/folder", "the folder does not exist"),
+        ("~nobody-here/draft", "the folder does not exist"),
         ("{folder}/empty", "empty has no config.json; pass as \"model\" the folder that `specflash train` wrote"),
         ("{folder}/weightless", "weightless has no model.safetensors: copy its weights there"),
         ("nobody/no-such-draft", "nobody/no-such-draft could not be read from the hub"),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 from vllm_specflash.config import SpecFlashError
@@ -10,6 +11,7 @@ from vllm_specflash.lab.bench.device import device
 from vllm_specflash.lab.bench.engine_setup import EngineFacts
 from vllm_specflash.lab.bench.records import Output, Pass
 from vllm_specflash.lab.bench.result import shortened, write_result
+from vllm_specflash.train.prompts import Prompt
 from vllm_specflash.train.provenance import provenance
 
 SCHEMA = 1
@@ -69,9 +71,20 @@ class Document:
         """Ids of the prompts chosen for a task, if they were."""
         return self.data["prompts"].get(target, {}).get(task)
 
-    def choose(self, target: str, task: str, prompt_ids: list[str]) -> None:
-        self.data["prompts"].setdefault(target, {})[task] = prompt_ids
+    def choose(self, target: str, task: str, prompts: list[Prompt]) -> None:
+        self.data["prompts"].setdefault(target, {})[task] = [prompt.id for prompt in prompts]
+        self.data.setdefault("prompts_sha256", {}).setdefault(target, {})[task] = _digest(prompts)
         self.save()
+
+    def found_again(self, target: str, task: str, candidates: list[Prompt]) -> list[Prompt]:
+        """The chosen ones among candidates. Raises ValueError where they are not what was chosen."""
+        by_id = {prompt.id: prompt for prompt in candidates}
+        found = [by_id[prompt_id] for prompt_id in self.prompts(target, task) if prompt_id in by_id]
+        # Files of earlier versions name no digest.
+        digest = self.data.get("prompts_sha256", {}).get(target, {}).get(task)
+        if len(found) < len(self.prompts(target, task)) or digest not in (None, _digest(found)):
+            raise ValueError(f"{self.path} was made with other prompts: name another file, or delete it to begin anew.")
+        return found
 
     def add_engine(self, target: str, method: str, facts: EngineFacts) -> None:
         self.data["engines"].setdefault(target, {})[method] = asdict(facts)
@@ -119,6 +132,12 @@ class Document:
             if _key(record)[:3] == (target, task, batch_size):
                 found.setdefault(record["method"], []).append(record)
         return found
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
+    """Of what is asked, and of the names of the files that it is asked about."""
+    asked = [[p.id, p.text, *(path.name for path in p.image_paths + p.video_paths)] for p in prompts]
+    return sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _key(record: dict) -> tuple:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import wraps
 from types import SimpleNamespace
 
+from vllm_specflash.engine.attention_layers import attention_layers
 from vllm_specflash.lab.bench.records import Steps, StepTotals
 
 PROBE = "vllm_specflash.lab.bench.probe.StepProbe"
@@ -35,9 +36,10 @@ class StepProbe:
 
     def bench_memory(self) -> dict:
         """Resident bytes of this process, bytes of KV per token slot, and slots."""
-        config = self.model_runner.kv_cache_config
-        slots = config.num_blocks * self.vllm_config.cache_config.block_size
-        total = sum(tensor.size for tensor in config.kv_cache_tensors)
+        slots = self.model_runner.kv_cache_config.num_blocks * self.vllm_config.cache_config.block_size
+        # Layers of several groups share bytes, layers of one may share a tensor.
+        caches = [layer.kv_cache.untyped_storage() for layer in attention_layers(self.vllm_config)]
+        total = sum({cache.data_ptr(): cache.nbytes() for cache in caches}.values())
         return {"pid": os.getpid(), "resident_bytes": _resident_bytes(), "kv_bytes_per_slot": total / slots, "slots": slots}
 
     def bench_threads(self) -> int:
@@ -52,21 +54,26 @@ def _resident_bytes() -> int:
 
 
 class _Clock:
-    """Wraps four methods of one model runner."""
+    """Wraps methods of one model runner, and of what drafts for it: `drafter` on V1, `speculator` on V2, neither in plain vLLM."""
 
     def __init__(self, runner):
-        self._runner = runner
+        self._drafter = getattr(runner, "drafter", None) or getattr(runner, "speculator", None)
         self._steps = Steps()
         self._current = StepTotals()
         self._began: float | None = None
         self._inside = 0.0
         self._errors = self._draft_stats().errors
         self._verify_seconds = self._draft_stats().verify_seconds
+        # V2 has no method for the target's forward: there it is all that comes before sampling.
+        self._whole = not hasattr(runner, "_model_forward")
         runner.execute_model = self._around_step(runner.execute_model)
         runner.sample_tokens = self._timed(runner.sample_tokens, self._add_worker)
-        runner._model_forward = self._timed(runner._model_forward, self._add_forward)
+        if not self._whole:
+            runner._model_forward = self._timed(runner._model_forward, self._add_forward)
         if hasattr(runner, "drafter"):
             runner.propose_draft_token_ids = self._around_draft(runner.propose_draft_token_ids)
+        elif self._drafter is not None:
+            self._drafter.propose = self._around_draft(self._drafter.propose)
 
     def take(self) -> Steps:
         self._close(None)
@@ -76,7 +83,7 @@ class _Clock:
         return taken
 
     def _draft_stats(self):
-        return getattr(getattr(self._runner, "drafter", None), "stats", _NO_STATS)
+        return getattr(self._drafter, "stats", _NO_STATS)
 
     def _around_step(self, execute_model):
         @wraps(execute_model)
@@ -91,11 +98,13 @@ class _Clock:
                 return execute_model(scheduler_output, *args, **kwargs)
             finally:
                 self._add_worker(time.perf_counter() - began)
+                if self._whole:
+                    self._add_forward(time.perf_counter() - began)
 
         return wrapped
 
     def _around_draft(self, propose):
-        stats = getattr(self._runner.drafter, "stats", None)
+        stats = getattr(self._drafter, "stats", None)
 
         @wraps(propose)
         def wrapped(*args, **kwargs):

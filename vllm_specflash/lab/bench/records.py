@@ -11,7 +11,7 @@ class StepTotals:
         steps: engine steps.
         wall_seconds: from one step's beginning to the next one's, so vLLM's scheduler and detokeniser are in it.
         worker_seconds: of those, inside the worker.
-        forward_seconds: of those, in the target's forward (without its lm_head).
+        forward_seconds: of those, in the target's forward (without its lm_head); on model runner V2 all before sampling.
         draft_seconds: of those, in proposing drafts.
         network_seconds: of those, in the SpecFLASH draft's forward and its cache.
         verify_seconds: of worker_seconds, in the plugin's part of verification, in and around the target's forward.

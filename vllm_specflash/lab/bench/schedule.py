@@ -166,8 +166,7 @@ class Benchmark:
         """Prompts whose answers are long enough by themselves, decided once and recorded."""
         plan, name = self.plan, self.target.name
         candidates = load_task(task, self.data)
-        ids = self.document.prompts(name, task)
-        if ids is None:
+        if self.document.prompts(name, task) is None:
             self.announce(f"{name}, {task}: choosing prompts with answers of {plan.min_tokens} tokens and more")
             wanted = max(plan.prompts, *self.batch_sizes)
             ids = choose_prompts(candidates[: CANDIDATES * wanted], plain, wanted, plan.min_tokens, max(self.batch_sizes))
@@ -178,9 +177,9 @@ class Benchmark:
                 )
             if len(ids) < wanted:
                 self.announce(f"{name}, {task}: only {len(ids)} prompts have answers long enough")
-            self.document.choose(name, task, ids)
-        by_id = {prompt.id: prompt for prompt in candidates}
-        return [by_id[prompt_id] for prompt_id in ids]
+            by_id = {prompt.id: prompt for prompt in candidates}
+            self.document.choose(name, task, [by_id[prompt_id] for prompt_id in ids])
+        return self.document.found_again(name, task, candidates)
 
     def _measure(self, engines: dict[str, Engine]) -> None:
         plan, name, began = self.plan, self.target.name, time.monotonic()
