@@ -4,6 +4,7 @@ import functools
 
 import pytest
 from engines import accepted_tokens, answers, deepest_accepted, greedy, mixed_prompts
+from tiny_models import VOCABULARY, successor
 from v2 import engine
 
 LOOKUP = {"lookup": True}
@@ -29,6 +30,23 @@ def test_a_draft_that_knows_nothing_is_accepted_where_the_text_repeats_itself(ll
         assert accepted_tokens(llm) > sum(map(len, long_answers)) / 4
         # Far beyond the draft's own tokens.
         assert deepest_accepted(llm) == options["num_speculative_tokens"]
+
+
+def test_what_reads_drafts_in_order_is_judged_by_its_own_history(llava, drafts):
+    """Behind a copy that the target rejects the list is filled up: with nothing that could be accepted in the copy's place."""
+    follows, cycle = successor(VOCABULARY).tolist(), [10]
+    while len(cycle) < 60:
+        cycle.append(follows[cycle[-1]])
+    # Four tokens as the target says them, then what it will say later: that is copied, and penalised where it counts as said.
+    misleading = [token for k in range(0, 48, 4) for token in (*cycle[k : k + 4], *cycle[k + 5 : k + 9])]
+    prompts = [{"prompt_token_ids": [1, *misleading, start]} for start in cycle[:24:6]]
+    settings = [greedy(32, presence_penalty=2.0), greedy(32, repetition_penalty=1.6)]
+    asked = [prompt for prompt in prompts for _ in settings], len(prompts) * settings
+    with engine(llava, max_num_seqs=12) as llm:
+        expected = answers(llm, *asked)
+    with engine(llava, drafts["knowing"], LOOKUP | {"num_speculative_tokens": 24}, max_num_seqs=12) as llm:
+        assert answers(llm, *asked) == expected
+        assert accepted_tokens(llm) > 50
 
 
 def test_copies_beside_prefill_chunks(llava, drafts, long_answers):
