@@ -10,7 +10,6 @@ from dataclasses import asdict
 from functools import wraps
 from types import SimpleNamespace
 
-from vllm_specflash.engine.attention_layers import attention_layers
 from vllm_specflash.lab.bench.records import Steps, StepTotals
 
 PROBE = "vllm_specflash.lab.bench.probe.StepProbe"
@@ -36,6 +35,9 @@ class StepProbe:
 
     def bench_memory(self) -> dict:
         """Resident bytes of this process, bytes of KV per token slot, and slots."""
+        # In the worker: whoever names the probe has no need of vLLM.
+        from vllm_specflash.engine.attention_layers import attention_layers
+
         slots = self.model_runner.kv_cache_config.num_blocks * self.vllm_config.cache_config.block_size
         # Layers of several groups share bytes, layers of one may share a tensor.
         caches = [layer.kv_cache.untyped_storage() for layer in attention_layers(self.vllm_config)]
