@@ -1,5 +1,6 @@
 """What a user can put right is said in one sentence; everything else keeps its traceback."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ def one_sentence_errors() -> Iterator[None]:
         _end(str(error))
     except OSError as error:
         # Of a file that the user named, or of a full disk; anything else of the system is a fault of ours.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _end(f"There is no room left on the disk ({error.strerror}): make some and repeat the command, or name another place.")
         if error.filename is None:
             raise
         _end(f"{error.filename} cannot be used ({error.strerror}): name another place.")

@@ -123,6 +123,13 @@ def test_a_file_that_is_no_picture_is_one_sentence_before_an_engine_starts(image
     assert "words.png" in result.output and ": name an image file with --image." in " ".join(result.output.split())
 
 
+def test_a_machine_that_runs_another_model_runner_is_one_sentence(image_target, monkeypatch):
+    monkeypatch.setattr("vllm_specflash.engine.speculative_config.runs_v2", lambda: True)
+    result = CliRunner().invoke(app, ["inspect", "--target", str(image_target), "--prompt", "what?"])
+    assert result.exit_code == 1
+    assert "this machine's engines run on V2: ask on one without a GPU." in " ".join(result.output.split())
+
+
 PHONE = 360
 MEASURE = """
 <iframe id="frame" src="{page}" style="width:{width}px;height:640px;border:0"></iframe><pre id="out"></pre>

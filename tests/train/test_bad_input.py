@@ -155,11 +155,26 @@ def test_features_survive_a_kill_in_the_middle_of_the_index(tmp_path, llama, lla
     with open(tmp_path / "index.jsonl", "a") as index:
         index.write('{"id": "p1", "task": "ch')
     cache = FeatureCache(tmp_path, 128, "llama")
-    assert "p1" not in cache
+    assert cache.holds(llama_answers[0]) and not cache.holds(llama_answers[1])
     cache.append(samples[1:], hidden[1:])
     again = FeatureCache(tmp_path, 128, "llama")
     for sample, states in zip(samples, hidden, strict=True):
         assert torch.equal(again.hidden(sample.id), states[: len(sample)].to(torch.bfloat16))
+
+
+def test_features_of_another_answer_of_the_same_name_are_not_trained_on(tmp_path, llama, llama_answers):
+    first, other = llama_answers[0], replace(llama_answers[1], prompt=replace(llama_answers[1].prompt, id="p0"))
+    for answer in (first, other):
+        cache = FeatureCache(tmp_path, 128, "llama")
+        usable = AnswerSet([answer], llama, 512, Counter(), cache)
+        sample, wanted = usable[0], llama.sample(answer, 512)
+        assert torch.equal(sample.input_ids, wanted.input_ids)
+        states = llama.hidden_states([wanted])[0][: len(wanted)]
+        for _ in range(2):
+            found = usable.features([usable[0]], None, 2).hidden[0]
+            torch.testing.assert_close(found.float(), states.float(), rtol=0.02, atol=0.02)
+            usable.fill_cache(4)
+            assert cache.holds(answer)
 
 
 def test_answers_survive_a_kill_between_two_shards(tmp_path, llama_answers):

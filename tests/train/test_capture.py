@@ -14,6 +14,7 @@ from vllm_specflash.cli import app
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.capture import HiddenStateCapture
 from vllm_specflash.train.features import FeatureCache
+from vllm_specflash.train.generate import _sample
 from vllm_specflash.train.loss import LossOptions
 from vllm_specflash.train.recipe import RecipeOptions, train_draft
 from vllm_specflash.train.shape import DraftOptions
@@ -29,6 +30,18 @@ def _generate(target, folder: Path, records: list[dict], *more) -> None:
     ]  # fmt: skip
     run = CliRunner().invoke(app, list(map(str, command)))
     assert run.exit_code == 0, run.output[-2000:]
+
+
+def test_an_answer_may_have_run_for_a_step_too_long(llama, llama_answers):
+    """With asynchronous scheduling its last token is run, too."""
+    answer = llama_answers[0]
+    wanted = llama.sample(answer, 512)
+    states, asked = torch.randn(len(wanted), 128), wanted.input_ids[: wanted.answer_start].tolist()
+    for rows in (len(wanted) - 1, len(wanted)):
+        sample, hidden = _sample(answer, asked, states[:rows], llama.family)
+        assert torch.equal(sample.input_ids, wanted.input_ids) and torch.equal(hidden[:-1], states[:-1]) and not hidden[-1].any()
+    with pytest.raises(ValueError, match="not complete"):
+        _sample(answer, asked, states[:-2], llama.family)
 
 
 @pytest.mark.parametrize("target", ["llava", "qwen2_5_vl"])

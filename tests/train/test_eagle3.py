@@ -115,6 +115,8 @@ def test_it_learns_goes_on_where_it_was_interrupted_and_vllm_serves_it(llama, ll
     assert state["done"] == 6
     train("cut")
     assert (tmp_path / "cut" / "model.safetensors").read_bytes() == whole
+    with pytest.raises(SpecFlashError, match=r"cut holds a training with other settings \(max_steps\): name another --out"):
+        train("cut", max_steps=8)
     prompts = [{"prompt_token_ids": llama.family.encode(answer.prompt).input_ids.tolist()} for answer in llama_answers]
     said, steps = served(llama.path, tmp_path / "whole", prompts)
     assert said == [answer.token_ids[:20] for answer in llama_answers]

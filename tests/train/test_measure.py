@@ -8,6 +8,7 @@ from drafts import draft_for
 from typer.testing import CliRunner
 
 from vllm_specflash.cli import app
+from vllm_specflash.commands.predict import _of_draft
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.prompts import Prompt
 
@@ -38,6 +39,19 @@ def test_simulated_and_measured_acceptance_agree(llama, answers, tmp_path):
         assert measured["tau"] == pytest.approx(simulated["tau"], rel=0.05)
         assert len(measured["accepted_at"]) == 4
         assert measured["accepted_at"] == pytest.approx(simulated["accepted_at"], abs=0.06)
+
+
+def test_a_prediction_is_of_what_the_draft_sees(llama, answers, tmp_path):
+    """States of two layers beside the last: without them the draft would be simulated blind."""
+    draft = str(draft_for(Path(llama.path), tmp_path / "draft", noticing=True, target_layers=[1, 0]))
+    command = ["eval", "--target", llama.path, "--draft", draft, "--data", str(answers), "--out", str(tmp_path / "e.json")]
+    run = CliRunner().invoke(app, command + ["--held-out-share", "1"])
+    assert run.exit_code == 0, run.output + str(run.exception)
+    simulated = json.loads((tmp_path / "e.json").read_text())["simulated"]
+    depth, found = _of_draft(llama.path, draft, [answers], 1.0)
+    forwards = [task["forwards"] for task in simulated.values()]
+    wanted = [sum(n * share for n, share in zip(forwards, shares)) / sum(forwards) for shares in zip(*(t["accepted_at"] for t in simulated.values()))]
+    assert depth == len(found) and found == pytest.approx(wanted)
 
 
 def test_only_held_out_answers_are_evaluated(llama, answers, tmp_path):

@@ -115,6 +115,11 @@ def test_a_smaller_start_vocabulary_without_a_start_is_refused(tmp_path, llama, 
         train_draft(llama.path, [data], tmp_path, SHAPE, LossOptions(), replace(RECIPE, start_vocab_size=20))
 
 
+def test_a_start_vocabulary_that_the_target_has_not_is_refused(tmp_path, llama, data, whole):
+    with pytest.raises(SpecFlashError, match="--start-vocab-size 5000 is more than the "):
+        train_draft(llama.path, [data], tmp_path, SHAPE, LossOptions(), replace(RECIPE, start_from=whole, start_vocab_size=5000))
+
+
 def test_no_answers_is_one_sentence(tmp_path, llama):
     with pytest.raises(SpecFlashError, match="no usable answers in .*nowhere: generate some with `specflash data`"):
         train_draft(llama.path, [tmp_path / "nowhere"], tmp_path, SHAPE, LossOptions(), RECIPE)

@@ -84,8 +84,12 @@ def _of_draft(target: str, draft: str, data: list[Path], share: float) -> tuple[
     from vllm_specflash.train.simulate import Acceptance
     from vllm_specflash.train.target import Target
 
-    model, skipped = Target(target), Counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, skipped = Target(target).to(device), Counter()
+    network = read_draft(draft, model).to(device)
+    model.layers = network.config.trained_layers
     answers = AnswerSet(greedy_held_out(model, data, share, 4096, skipped), model, 4096, skipped, None)
-    results = evaluate_draft(read_draft(draft, model), model, answers, config.num_rounds, depth, lookup=SpecFlashOptions().looks_up(takes_images(model.config)))
+    lookup = SpecFlashOptions().looks_up(takes_images(model.config))
+    results = evaluate_draft(network, model, answers, config.num_rounds, depth, lookup=lookup)
     print_skipped(skipped)
     return depth, sum(results.values(), start=Acceptance(0, 0, torch.zeros(depth))).per_position

@@ -56,7 +56,7 @@ class HiddenStateCapture:
         def execute_and_keep(scheduler_output, *args, **kwargs):
             result = execute_model(scheduler_output, *args, **kwargs)
             for request, place, first, end in _rows_of_step(runner, scheduler_output):
-                self._captured.setdefault(request, []).append((place, step["told"][first:end].to(torch.bfloat16).clone()))
+                self._captured.setdefault(request, []).append((place, step["told"][first:end].to("cpu", torch.bfloat16, copy=True)))
             return result
 
         runner.execute_model = execute_and_keep
@@ -69,7 +69,7 @@ class HiddenStateCapture:
             length = max(place + len(rows) for place, rows in pieces)
             tensors[request] = torch.zeros(length, pieces[0][1].shape[1], dtype=torch.bfloat16)
             for place, rows in pieces:
-                tensors[request][place : place + len(rows)] = rows.cpu()
+                tensors[request][place : place + len(rows)] = rows
         save_file(tensors, path)
         self._captured.clear()
 

@@ -55,13 +55,18 @@ def last_checkpoint(folder: Path, facts: dict) -> str | None:
     if found is None:
         return None
     before = json.loads((Path(found) / PROVENANCE).read_text(encoding="utf-8"))
+    refuse_other_settings(before, facts, folder.parent)
+    return found
+
+
+def refuse_other_settings(before: dict, facts: dict, folder: Path) -> None:
+    """Raise SpecFlashError where facts are not those of the training that the folder holds."""
     changed = [name for name in _changed(before, json.loads(json.dumps(facts, default=str))) if name not in FREE]
     if changed:
         raise SpecFlashError(
-            f"{folder.parent} holds a training with other settings ({', '.join(changed)}): name another --out, "
+            f"{folder} holds a training with other settings ({', '.join(changed)}): name another --out, "
             "or repeat the first command to go on with it."
         )
-    return found
 
 
 def _changed(before: dict, now: dict) -> list[str]:

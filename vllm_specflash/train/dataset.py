@@ -104,7 +104,7 @@ class AnswerSet(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Sample | None:
         answer = self.answers[index]
-        if self.cache is not None and answer.prompt.id in self.cache:
+        if self.cache is not None and self.cache.holds(answer):
             return self.cache.samples[answer.prompt.id]
         try:
             return self.target.sample(answer, self.max_length)
@@ -123,7 +123,7 @@ class AnswerSet(torch.utils.data.Dataset):
 
     def fill_cache(self, batch_size: int) -> None:
         """One pass of the target over everything that the cache does not hold; drops what cannot be read."""
-        todo = [i for i, answer in enumerate(self.answers) if answer.prompt.id not in self.cache]
+        todo = [i for i, answer in enumerate(self.answers) if not self.cache.holds(answer)]
         todo.sort(key=lambda i: len(self.answers[i].token_ids))
         for start in track(range(0, len(todo), batch_size), description="features of the target"):
             samples = [self[i] for i in todo[start : start + batch_size]]
@@ -131,11 +131,11 @@ class AnswerSet(torch.utils.data.Dataset):
             if samples:
                 # The folder may keep more layers than this training wants.
                 self.cache.append(samples, self.target.hidden_states(samples, self.cache.kept))
-        self.answers = [answer for answer in self.answers if answer.prompt.id in self.cache]
+        self.answers = [answer for answer in self.answers if self.cache.holds(answer)]
 
     def features(self, samples: list[Sample], pooling: Pooling | None, width: int) -> Features:
         """A batch of samples with their hidden states."""
-        if self.cache is not None and all(sample.id in self.cache for sample in samples):
+        if self.cache is not None and all(self.cache.samples.get(sample.id) is sample for sample in samples):
             hidden = pad_sequence([self.cache.hidden(sample.id) for sample in samples], batch_first=True)
         else:
             hidden = self.target.hidden_states(samples)

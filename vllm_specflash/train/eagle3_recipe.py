@@ -11,6 +11,7 @@ from torch import Tensor
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.answers import AnswerFolder
+from vllm_specflash.train.checkpoints import refuse_other_settings
 from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
 from vllm_specflash.train.distillation import choose_candidates, distil
 from vllm_specflash.train.eagle3 import Eagle3Draft
@@ -76,23 +77,28 @@ def train_eagle3(target_path: str, data: list[Path], features: Path, out: Path, 
     for answer_set in (training, held_out):
         answer_set.fill_cache(options.batch_size)
     torch.manual_seed(options.seed)
-    d2t, coverage = choose_vocabulary((answer.token_ids for answer in parts[0]), options.draft_vocab_size)
+    size = min(options.draft_vocab_size, len(target.lm_head))
+    d2t, coverage = choose_vocabulary((answer.token_ids for answer in parts[0]), size)
     draft = Eagle3Draft(target.text_config, target.layers, d2t)
     lm_head, embedding = target.lm_head[d2t], target.embedding.float()
     out.mkdir(parents=True, exist_ok=True)
-    _optimise(draft, training, embedding, lm_head, options, out / "training.pt")
+    digests = [AnswerFolder(folder).digest() for folder in data]
+    facts = {**asdict(options), "target": target.name, "data_sha256": digests, "layers": target.layers}
+    _optimise(draft, training, embedding, lm_head, options, out / "training.pt", facts)
     results = judge(draft, held_out, embedding, lm_head.float(), options.steps_ahead + 1)
     draft.save(out, lm_head)
     write_provenance(
         out / "provenance.json", target=target.name, answers=len(parts[0]), vocabulary_coverage=coverage,
-        data_sha256=[AnswerFolder(folder).digest() for folder in data], options=asdict(options),
+        data_sha256=digests, options=asdict(options),
         parameters=sum(p.numel() for p in draft.parameters()),
         held_out={task: {"tau": r.tau, "forwards": r.steps, "accepted_at": r.per_position} for task, r in results.items()},
     )  # fmt: skip
     return results
 
 
-def _optimise(draft: Eagle3Draft, answers: AnswerSet, embedding: Tensor, lm_head: Tensor, options: Eagle3Options, state: Path):
+def _optimise(
+    draft: Eagle3Draft, answers: AnswerSet, embedding: Tensor, lm_head: Tensor, options: Eagle3Options, state: Path, facts: dict
+):
     optimiser = torch.optim.AdamW(draft.parameters(), options.learning_rate, (0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, options.learning_rate, options.max_steps, pct_start=options.warmup_steps / options.max_steps
@@ -100,6 +106,7 @@ def _optimise(draft: Eagle3Draft, answers: AnswerSet, embedding: Tensor, lm_head
     done = 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
+        refuse_other_settings(saved.get("facts", {}), facts, state.parent)
         draft.load_state_dict(saved["draft"])
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
@@ -125,7 +132,7 @@ def _optimise(draft: Eagle3Draft, answers: AnswerSet, embedding: Tensor, lm_head
         optimiser.zero_grad()
         if (step + 1) % options.save_every == 0:
             parts = {"draft": draft, "optimiser": optimiser, "schedule": schedule}
-            torch.save({name: part.state_dict() for name, part in parts.items()} | {"done": step + 1}, state.with_suffix(".part"))
+            torch.save({name: part.state_dict() for name, part in parts.items()} | {"done": step + 1, "facts": facts}, state.with_suffix(".part"))
             os.replace(state.with_suffix(".part"), state)
             print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vllm_specflash.config import SpecFlashError
+from vllm_specflash.train.answers import Answer
 from vllm_specflash.train.target import Sample
 
 
@@ -89,8 +90,10 @@ class FeatureCache:
         self.samples[sample.id], self._rows[sample.id] = sample, row
         self._next_row = row + len(sample)
 
-    def __contains__(self, sample_id: str) -> bool:
-        return sample_id in self.samples
+    def holds(self, answer: Answer) -> bool:
+        """Whether these are features of just that answer: another prompt may have had its id."""
+        sample = self.samples.get(answer.prompt.id)
+        return sample is not None and sample.input_ids[sample.answer_start :].tolist() == answer.token_ids
 
     def append(self, samples: list[Sample], hidden: Iterable[Tensor]) -> None:
         """Keep features of samples that are not in the cache yet: [L, (1 + n) D] or longer each, n layers being `kept`."""

@@ -70,8 +70,10 @@ def _sample(answer: Answer, prompt_ids: list[int], hidden: Tensor, family: Famil
     vLLM never runs the last token through the model, and training needs nothing of it.
     """
     ids = torch.tensor([*prompt_ids, *answer.token_ids])
-    if len(hidden) != len(ids) - 1:
+    if len(hidden) < len(ids) - 1:
         raise ValueError("its hidden states are not complete")
+    # With asynchronous scheduling vLLM learns a step too late that an answer has ended.
+    hidden = hidden[: len(ids) - 1]
     prompt = answer.prompt
     spans = family.spans(ids[: len(prompt_ids)], len(prompt.image_paths) + len(prompt.video_paths))
     sample = Sample(prompt.id, prompt.task, ids, len(prompt_ids), spans, {}, answer.temperature == 0)
@@ -84,7 +86,7 @@ def _keep_features(llm, answers: list[Answer], outputs: list, cache: FeatureCach
     llm.collective_rpc("write_captured", args=(str(scratch),))
     captured, kept = read_captured(scratch), []
     for answer, output in zip(answers, outputs, strict=True):
-        if answer.prompt.id in cache or output.request_id not in captured:
+        if cache.holds(answer) or output.request_id not in captured:
             continue
         try:
             kept.append(_sample(answer, output.prompt_token_ids, captured[output.request_id], family))

@@ -117,6 +117,8 @@ def train_draft(
         disable_tqdm=True,
     )
     target = Target(target_path).to(args.device)
+    # Without torchrun transformers would spread batches over all GPUs of one process, and the target's tables are on the first alone.
+    args._n_gpu = min(args.n_gpu, 1)
     folders = [AnswerFolder(folder) for folder in data]
     answers = load_answers(folders, target, recipe.max_length, skipped)
     held_out = [a for a in answers if is_held_out(a.prompt.id, recipe.held_out_share)]
@@ -129,6 +131,8 @@ def train_draft(
         )
     if recipe.start_from is not None:
         draft, coverage = read_draft(recipe.start_from, target), None
+        if recipe.start_vocab_size > len(target.lm_head):
+            raise SpecFlashError(f"--start-vocab-size {recipe.start_vocab_size} is more than the {len(target.lm_head)} tokens of {target.name}.")
         if recipe.start_vocab_size:
             d2t, coverage = choose_vocabulary((answer.token_ids for answer in training), recipe.start_vocab_size)
             draft = with_vocabulary(draft, d2t)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_specflash.config import SpecFlashError
 from vllm_specflash.lab.bench.option import option
 from vllm_specflash.lab.bench.targets import Target
 from vllm_specflash.lab.cache import cache_root
@@ -42,8 +43,14 @@ def inspect_answer(target: Target, prompt: str, images: Sequence[Path], options:
 
     Raises:
         Unusable: a file of `images` is no picture.
+        SpecFlashError: engines of this machine run on vLLM's model runner V2, where nothing is recorded.
     """
     from vllm import SamplingParams
+
+    from vllm_specflash.engine.speculative_config import runs_v2
+
+    if runs_v2():
+        raise SpecFlashError("specflash inspect records vLLM's model runner V1, and this machine's engines run on V2: ask on one without a GPU.")
 
     # Read before the engine starts, which takes far longer.
     parts = [{"type": "image_pil", "image_pil": read_image(path)} for path in images]
