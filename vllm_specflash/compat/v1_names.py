@@ -73,7 +73,10 @@ ENGINE_NAMES = (
         "vllm.model_executor.layers.vocab_parallel_embedding", "VocabParallelEmbeddingShardIndices",
         attributes=("org_vocab_start_index", "org_vocab_end_index"),
     ),
-    Name("vllm.v1.sample.rejection_sampler", "RejectionSampler", attributes=("sampler", "is_processed_logprobs_mode")),
+    Name(
+        "vllm.v1.sample.rejection_sampler", "RejectionSampler",
+        attributes=("sampler", "is_processed_logprobs_mode", "is_logits_logprobs_mode"),
+    ),
     Name(
         "vllm.v1.sample.rejection_sampler",
         "RejectionSampler.forward",
@@ -85,6 +88,16 @@ ENGINE_NAMES = (
         ("logits", "sampling_metadata", "metadata"),
     ),
     Name("vllm.v1.sample.rejection_sampler", "RejectionSampler._get_logprobs_tensors"),
+    Name(
+        "vllm.v1.sample.sampler", "Sampler.apply_logits_processors",
+        ("logits", "sampling_metadata", "predict_bonus_token"),
+    ),
+    Name("vllm.v1.sample.sampler", "Sampler.compute_logprobs", ("logits",)),
+    Name(
+        "vllm.v1.sample.sampler", "Sampler.gather_specific_token_logprobs",
+        ("logprobs", "logprob_token_ids", "sampled"),
+    ),
+    Name("vllm.sampling_params", "SamplingParams", attributes=("all_stop_token_ids", "min_tokens", "max_tokens")),
     Name("vllm.v1.sample.sampler", "Sampler.sample", ("logits", "sampling_metadata", "logprobs_mode_override")),
     Name(
         "vllm.v1.sample.sampler",

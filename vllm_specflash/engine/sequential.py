@@ -3,7 +3,7 @@
 # Settings that say so by being set at all.
 IN_ORDER = ("structured_outputs", "guided_decoding", "bad_words", "thinking_token_budget")
 # On model runner V1, seeded draws and logprobs belong to a draft's tokens one by one as well.
-IN_ORDER_ON_V1 = ("seed", "logprobs")
+IN_ORDER_ON_V1 = ("seed", "logprobs", "logprob_token_ids")
 PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0}
 
 

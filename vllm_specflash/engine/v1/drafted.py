@@ -15,6 +15,15 @@ class Drafted:
     def __init__(self, stats: DraftStats):
         self._stats = stats
         self._drafts: dict[str, Draft] = {}
+        self._stops: dict[str, set[int]] = {}
+
+    def expect(self, req_id: str, stops: set[int]) -> None:
+        """A request, and the tokens that end its answer.
+
+        They are never drafted. That costs no step, since the target says them after what is; and of a session that goes on after them vLLM
+        would keep as read what was drafted behind.
+        """
+        self._stops[req_id] = stops
 
     def of(self, req_id: str, length: int) -> Draft:
         """The tree of a request's first `length` drafted tokens, as it was proposed."""
@@ -25,6 +34,7 @@ class Drafted:
 
     def forget(self, req_id: str) -> None:
         self._drafts.pop(req_id, None)
+        self._stops.pop(req_id, None)
 
     def some(self, req_ids: list[str]) -> dict[str, Draft]:
         """Those of these requests."""
@@ -44,9 +54,12 @@ class Drafted:
         parents, chances, depth = trees.parent.tolist(), trees.conditional.tolist(), trees.depth.tolist()
         drafts = []
         for q, req_id in enumerate(req_ids):
-            nodes = np.flatnonzero(kept[q]).tolist()
-            index = {node: i for i, node in enumerate(nodes)}
-            order, above = lay_out([index.get(parents[q][node], -1) for node in nodes])
+            stops, index = self._stops.get(req_id, ()), {-1: -1}
+            for node in np.flatnonzero(kept[q]).tolist():
+                if tokens[q][node] not in stops and parents[q][node] in index:
+                    index[node] = len(index) - 1
+            nodes = [node for node in index if node >= 0]
+            order, above = lay_out([index[parents[q][node]] for node in nodes])
             starts, n = [i for i, parent in enumerate(above) if parent != i], len(nodes)
             if starts:
                 n = allowance.take(n, starts, int(roots[q]), max(depth[q][node] for node in nodes))
@@ -60,6 +73,8 @@ class Drafted:
         """The same of Q chains: the first lengths [Q] of tokens [Q, n], each of which has its chance after the one before."""
         drafts = []
         for req_id, own, chance, length in zip(req_ids, tokens, chances, lengths):
+            stops = self._stops.get(req_id, ())
+            length = next((place for place, token in enumerate(own[:length]) if token in stops), length)
             drafts.append(own[:length])
             self._drafts[req_id] = Draft(list(range(-1, length)), [np.nan, *chance[:length]])
         return drafts

@@ -90,6 +90,7 @@ class SpecFlashProposer:
         if reads_drafts_in_order(sampling_params, v1=True):
             self._chains.add(req_id)
         self._spans[req_id] = self.draft.spans_of(mm_features)
+        self._drafted.expect(req_id, sampling_params.all_stop_token_ids if sampling_params else set())
 
     def rests(self, requests: int) -> bool:
         """Whether drafting pauses in the step of so many requests that begins; asked once a step."""
@@ -229,7 +230,7 @@ class SpecFlashProposer:
             conditional, chances = copied_chances(copies, texts.room, self.calibration.ratio)
             lengths = self.sizing.keep_copies(self._confident(chances), len(drafts)).tolist()
             drafts = self._drafted.chains(texts.req_ids, copies.tokens.tolist(), conditional.tolist(), lengths)
-            self.stats.proposed_tokens += sum(lengths)
+            self.stats.proposed_tokens += sum(map(len, drafts))
             self.stats.seconds += time.perf_counter() - began
         self.stats.paused_steps += not any(drafts)
         return drafts

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
-from vllm.v1.outputs import SamplerOutput
+from vllm.v1.outputs import LogprobsTensors, SamplerOutput
 from vllm.v1.sample.logits_processor import LogitsProcessors, MinTokensLogitsProcessor
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.rejection_sampler import RejectionSampler
@@ -62,7 +62,7 @@ class NodeSampler(RejectionSampler):
         """
         if not len(metadata.target_logits_indices):
             # Nothing was drafted: a plain step, which vLLM of today takes through this sampler too.
-            return self.sampler(logits=logits, sampling_metadata=sampling_metadata)
+            return self.sampler(logits=logits, sampling_metadata=sampling_metadata, predict_bonus_token=True)
         if only_argmax(sampling_metadata):
             sampled = greedy_tokens(logits)
             with self.stats.timing("verify_seconds"):
@@ -70,37 +70,56 @@ class NodeSampler(RejectionSampler):
             return SamplerOutput(sampled_token_ids=self.acceptance.tokens.int(), logprobs_tensors=None)
         draws = SeededDraws(sampling_metadata.generators, metadata.num_draft_tokens)
         sampled = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+        # As in vLLM the rows after the last drafts come first: with them budgets of thinking advance. Seeded draws go from node to node.
+        last = logits[metadata.bonus_logits_indices].to(torch.float32)
+        after_drafts = self.sampler.apply_logits_processors(last.clone(), sampling_metadata, True)
         target_tokens, target_logits = self._at_drafts(metadata, logits, sampling_metadata, draws)
         sampled[metadata.target_logits_indices] = target_tokens
-        bonus = self.sampler(
-            logits=logits[metadata.bonus_logits_indices],
-            sampling_metadata=replace(sampling_metadata, max_num_logprobs=-1, generators=draws.after_drafts()),
-            predict_bonus_token=True,
-            logprobs_mode_override="processed_logits" if self.is_processed_logprobs_mode else "raw_logits",
+        bonus_tokens, constrained = self.sampler.sample(
+            after_drafts,
+            replace(sampling_metadata, generators=draws.after_drafts()),
+            logprobs_mode_override="processed_logits" if self.is_processed_logprobs_mode else None,
         )
-        sampled[metadata.bonus_logits_indices] = bonus.sampled_token_ids[:, 0].long()
+        sampled[metadata.bonus_logits_indices] = bonus_tokens.long()
         with self.stats.timing("verify_seconds"):
             self.acceptance = self._walk(metadata, sampled)
         emitted = self.acceptance.tokens.int()
         draws.wind_back(emitted)
-        logprobs = None
-        if sampling_metadata.max_num_logprobs is not None:
+        logprobs, asked = None, sampling_metadata.logprob_token_ids
+        if sampling_metadata.max_num_logprobs is not None or asked:
+            last = last if constrained is None else constrained
+        if asked:
+            logprobs = self._asked_logprobs(asked, metadata, target_logits, last, emitted)
+        elif sampling_metadata.max_num_logprobs is not None:
             logprobs = self._get_logprobs_tensors(
-                sampling_metadata.max_num_logprobs,
-                metadata,
-                logits,
-                target_logits,
-                bonus.logprobs_tensors.logprobs,
-                emitted,
+                sampling_metadata.max_num_logprobs, metadata, logits, target_logits, last, emitted
             )
         return SamplerOutput(sampled_token_ids=emitted, logprobs_tensors=logprobs)
+
+    def _asked_logprobs(
+        self, asked: dict[int, list[int]], metadata: SpecDecodeMetadata, target_logits: Tensor, last: Tensor, emitted: Tensor
+    ) -> LogprobsTensors:
+        """Of the token ids that requests asked about, at every emitted token [R, W] of drafts that are chains.
+
+        vLLM's rejection samplers know the likeliest tokens alone. Where a step has requests of both kinds its plain sampler, too, says
+        this and no more.
+        """
+        width, ends = emitted.shape[1], metadata.cu_num_sampled_tokens
+        final = target_logits.new_empty(len(target_logits) + len(last), target_logits.shape[1])
+        final[metadata.target_logits_indices], final[metadata.bonus_logits_indices] = target_logits, last
+        first = torch.cat((ends.new_zeros(1), ends[:-1]))
+        rows = (first[:, None] + torch.arange(width, device=ends.device)).flatten().clamp(max=len(final) - 1)
+        logprobs = final[rows] if self.is_logits_logprobs_mode else self.sampler.compute_logprobs(final[rows])
+        by_row = {request * width + place: tokens for request, tokens in asked.items() for place in range(width)}
+        return self.sampler.gather_specific_token_logprobs(logprobs, by_row, emitted.flatten().clamp(min=0).long())
 
     def _at_drafts(
         self, metadata: SpecDecodeMetadata, logits: Tensor, sampling: SamplingMetadata, draws: "SeededDraws"
     ) -> tuple[Tensor, Tensor]:
         """The target's tokens where a draft follows [D], and the logits [D, V] that logprobs are to be read from."""
         raw = logits[metadata.target_logits_indices].to(torch.float32)
-        keep_raw = sampling.max_num_logprobs is not None and not self.is_processed_logprobs_mode
+        told = sampling.max_num_logprobs is not None or sampling.logprob_token_ids
+        keep_raw = told and not self.is_processed_logprobs_mode
         processed = self.apply_logits_processors(raw.clone() if keep_raw else raw, sampling, metadata)
         repeats = torch.tensor(metadata.num_draft_tokens)
 

@@ -88,5 +88,9 @@ def rooms(requests: list, emitted: list[list[int]], max_model_len: int, most: in
     for request, left, tokens in zip(requests, slots, emitted):
         if request.sampling_params.max_tokens is not None:
             left = min(left, request.sampling_params.max_tokens - len(request.output_token_ids) - 1)
+        missing = request.sampling_params.min_tokens - len(request.output_token_ids)
+        if missing > 0:
+            # What ends answers is kept from the token after the draft as if none had been accepted: it must not be past the minimum.
+            left = min(left, missing - 1)
         room.append(max(0, min(left, most)) if tokens else 0)
     return np.array(slots), np.array(room)

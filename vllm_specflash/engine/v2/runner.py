@@ -53,7 +53,9 @@ class SpecFlashRunnerMixin:
         encoder = getattr(self.model_state, "encoder_runner", None)
         if encoder is not None and speculator.draft.config.pools_embeddings:
             speculator.embeddings = torch.empty_like(encoder.inputs_embeds)
-        self._orders_all = bool(self.model_config.logits_processors)
+        # Installed ones are loaded without being asked for. What they read of drafts they read in order.
+        processors = [*(self.model_config.logits_processors or ()), *getattr(self.sampler, "logits_processors", ())]
+        self._orders_all = any(not type(processor).__module__.startswith("vllm.") for processor in processors)
         self._follow_inputs()
 
     def _follow_inputs(self) -> None:

@@ -54,6 +54,12 @@ class SpecFlashGPUModelRunner(SpecFlashRunnerMixin, model_runner.GPUModelRunner)
 
 
 class SpecFlashGPUWorker(SpecFlashWorkerMixin, gpu_worker.Worker):
+    def sleep(self, level: int = 1) -> None:
+        if level > 1:
+            # vLLM keeps buffers of the target, and loads its weights again; nobody would the draft's.
+            raise SpecFlashError(f"A SpecFLASH draft would not survive sleep of level {level}: use level 1.")
+        super().sleep(level)
+
     def init_device(self) -> None:
         self.require_v2()
         if self.vllm_config.speculative_config.trees:
