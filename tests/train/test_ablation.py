@@ -47,6 +47,8 @@ def test_rows_are_trained_one_by_one_and_kept(tmp_path, command):
     assert set(width_8["tau"]) == {"one round", "two rounds", "chain of 8", "trees of 16"}
     assert width_8["all"]["trees of 16"] >= width_8["all"]["one round"]
     assert 0 <= width_8["calibration_error"] <= 1 and 0 <= width_8["first"] <= 1
+    run = CliRunner().invoke(app, [*command, "--row", "base", "--learning-rate", "0.5"])
+    assert run.exit_code == 1 and "base holds a training with other settings (learning_rate): name another --out" in run.output
     # Eight tokens in one round are a chain of eight.
     assert width_8["tau"]["chain of 8"] == width_8["tau"]["one round"]
     assert all(1 <= row["tau"]["one round"]["chat"] <= 1 + width for row, width in zip(found["rows"], (3, 8, 3), strict=True))

@@ -13,6 +13,7 @@ from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.compressor import Pooling
 from vllm_specflash.train.answers import AnswerFolder
 from vllm_specflash.train.batch import layout
+from vllm_specflash.train.checkpoints import refuse_other_settings
 from vllm_specflash.train.dataset import AnswerSet, is_held_out, load_answers
 from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.features import FeatureCache
@@ -101,24 +102,34 @@ class Ground:
 
 
 def run_row(row: Row, ground: Ground) -> dict:
-    """Train and judge one row, or read it where that is done; an interrupted one goes on from its last checkpoint."""
+    """Train and judge one row, or read it where that is done; an interrupted one goes on from its last checkpoint.
+
+    Raises:
+        SpecFlashError: it was trained with other settings.
+    """
     folder = ground.out / row.name
     done = folder / "row.json"
-    if not done.is_file():
-        features = _features(row, ground)
-        recipe = replace(
-            ground.recipe, held_out_limit=TRAINING_HELD_OUT, one_in=row.one_in, features=ground.dataset_features if row.dataset_answers else features
-        )
-        data = ground.dataset_data if row.dataset_answers else ground.data
-        began = time.monotonic()
-        train_draft(
-            ground.target, data, folder, replace(ground.shape, **row.changes), replace(ground.loss, **row.loss), recipe
-        )
-        seconds = time.monotonic() - began
-        found = {"row": asdict(row), "train_seconds": seconds, **judge(folder, ground, features)}
-        scratch = done.with_suffix(".part")
-        write_provenance(scratch, **found, recipe=asdict(recipe))
-        os.replace(scratch, done)
+    features = _features(row, ground)
+    recipe = replace(
+        ground.recipe, held_out_limit=TRAINING_HELD_OUT, one_in=row.one_in, features=ground.dataset_features if row.dataset_answers else features
+    )
+    data = ground.dataset_data if row.dataset_answers else ground.data
+    shape, loss = replace(ground.shape, **row.changes), replace(ground.loss, **row.loss)
+    facts = {
+        "recipe": asdict(recipe), "shape": asdict(shape), "loss": asdict(loss), "data_sha256": [AnswerFolder(one).digest() for one in data],
+    }  # fmt: skip
+    if done.is_file():
+        found = json.loads(done.read_text(encoding="utf-8"))
+        # Rows of earlier versions name less.
+        refuse_other_settings(found, {name: fact for name, fact in facts.items() if name in found}, folder)
+        return found
+    began = time.monotonic()
+    train_draft(ground.target, data, folder, shape, loss, recipe)
+    seconds = time.monotonic() - began
+    found = {"row": asdict(row), "train_seconds": seconds, **judge(folder, ground, features)}
+    scratch = done.with_suffix(".part")
+    write_provenance(scratch, **found, **facts)
+    os.replace(scratch, done)
     return json.loads(done.read_text(encoding="utf-8"))
 
 
