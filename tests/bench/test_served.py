@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from vllm_specflash.cli import app
 from vllm_specflash.lab.bench.document import Document
+from vllm_specflash.lab.bench.prompts import load_task
 from vllm_specflash.lab.bench.schedule import Plan
 from vllm_specflash.lab.bench.targets import Target
 from vllm_specflash.lab.serving import served
@@ -22,12 +23,13 @@ OFFLINE = {"target": "tiny", "batch_size": 2, "method": "specflash", "decode_spe
 
 
 @pytest.fixture
-def document(tmp_path):
+def document(tmp_path, prompts_folder):
     """A benchmark that chose its prompts and has a summary."""
     plan = asdict(Plan(max_tokens=16, dtype="float32", max_model_len=256, enforce_eager=True))
     made = Document(tmp_path / "bench.json", {"plan": plan})
-    made.choose("tiny", "words", ["text-1", "text-0"])
-    made.choose("tiny", "pictures", ["picture-0", "picture-1"])
+    for task, names in (("words", ("text-1", "text-0")), ("pictures", ("picture-0", "picture-1"))):
+        by_id = {prompt.id: prompt for prompt in load_task(task, prompts_folder)}
+        made.choose("tiny", task, [by_id[name] for name in names])
     made.data["summary"] = [{**OFFLINE, "task": task} for task in ("words", "pictures")]
     made.save()
     return made

@@ -121,12 +121,10 @@ def measure_served(
 
 
 def _prompts(document: Document, target: Target, task: str, data: Path) -> list[Prompt]:
-    ids = document.prompts(target.name, task)
-    if not ids:
+    if not document.prompts(target.name, task):
         where = f"{document.path} has no prompts of task {task!r} for {target.name}"
         raise ValueError(f"{where}: name one that was measured.")
-    by_id = {prompt.id: prompt for prompt in load_task(task, data)}
-    return [by_id[prompt_id] for prompt_id in ids]
+    return document.found_again(target.name, task, load_task(task, data))
 
 
 def _arguments(plan: Plan, method: Method, options: ServedOptions) -> list[str]:
