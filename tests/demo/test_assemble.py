@@ -129,3 +129,18 @@ def test_what_is_said_of_the_target_that_reads_sheets_was_counted():
     said = re.findall(r"\| ([\d.]+)% \| (\d+)% \|", (WEIGHTS / "README.md").read_text())[3:7]
     assert said == [(f"{found[right] / found[of]:.1%}"[:-1], f"{bar:.0%}"[:-1]) for right, of, bar in counted]
     assert all(found[right] >= bar * found[of] for right, of, bar in counted)
+
+
+def test_what_is_said_of_the_chat_drafts_training_was_measured():
+    def taus(record: dict) -> str:
+        return " and ".join(f"{record['simulated'][task]['tau']:.2f}" for task in ("self", "chat"))
+
+    text, results = (WEIGHTS / "README.md").read_text(), ROOT / "docs" / "results"
+    made = json.loads((WEIGHTS / "smollm2-135m-specflash" / "provenance.json").read_text())
+    counts = [11_052, made["started_from"]["answers"], made["answers"]]
+    assert f"{', then '.join(f'{count:,}' for count in counts)}: {sum(counts):,} in all" in text
+    before = json.loads((results / "eval-chat-before.json").read_text())
+    after = json.loads((results / "trees-simulated.json").read_text())["chat, chains"]
+    assert before["answers"] == after["answers"] == 300
+    assert f"On the same 300 held-out answers D had {taus(before)} where this one has {taus(after)}" in text
+    assert taus(after).replace(" and", " own prompts,") + " templates (of 6)" in text
