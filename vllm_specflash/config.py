@@ -156,19 +156,27 @@ def refuse_almost_specflash(method: Any, model: Any = None) -> None:
         raise SpecFlashError(f'{model} is a SpecFLASH draft: give the method "specflash" with it, not {method!r}.')
 
 
+def as_path(name: str | os.PathLike) -> Path:
+    """Where a name that a user gave lies on this machine; `~somebody`, where there is nobody of that name, as it is written."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def is_draft(model: Any) -> bool:
     """Whether a folder, or a hub repository in this machine's cache, says in its config.json that it is one of our drafts."""
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
         return False
+    path = as_path(model) / "config.json"
     try:
-        path = Path(model).expanduser() / "config.json"
         if not path.is_file():
             from huggingface_hub import try_to_load_from_cache
 
             path = Path(try_to_load_from_cache(os.fspath(model), "config.json") or "")
         return json.loads(path.read_text(encoding="utf-8")).get("model_type") == METHOD
-    # No config, no JSON, no name that the hub knows, nobody's home: no draft that we could tell.
-    except (OSError, ValueError, AttributeError, TypeError, RuntimeError):
+    # No config, no JSON, no name that the hub knows: no draft that we could tell.
+    except (OSError, ValueError, AttributeError, TypeError):
         return False
 
 
@@ -180,11 +188,7 @@ def find_draft(options: SpecFlashOptions, target: str, target_revision: str | No
     """
     if options.model is None:
         return _target_draft(target, target_revision)
-    try:
-        folder = Path(options.model).expanduser()
-    except RuntimeError:
-        # ~name of nobody here.
-        folder = Path(options.model)
+    folder = as_path(options.model)
     if folder.is_dir():
         return _require_config(folder, 'pass as "model" the folder that `specflash train` wrote')
     if options.model.startswith((".", "/", "~")):

@@ -87,6 +87,7 @@ GOOD = {
 # What is spoilt, which finding says so, and in which words.
 BAD = {
     "no such target folder": (_named("target", "/nowhere/target"), "target", "the folder /nowhere/target does not exist"),
+    "a target in nobody's home": (_named("target", "~nobody-here/target"), "target", "the folder ~nobody-here/target does not exist"),
     "a target that only a silent hub has": (_named("target", "nobody/none"), "target", "nothing of it in the hub's cache (HF_HUB_OFFLINE is set)"),
     "a target that is no name": (_named("target", "no body/none"), "target", "it is no hub id"),
     "a target without config": (lambda p, m: (p.target / "config.json").unlink(), "target", "has no config.json"),

@@ -7,9 +7,10 @@ from engines import accepted_tokens, answers, draft_stats, engine, greedy, runne
 PROMPTS = [f"user: question {k}, please. Q assistant: " for k in "abcdefgh"]
 # What a budget of thinking counts from and ends with, in the tiny targets' language.
 THINKING = {"reasoning_start_str": "Q", "reasoning_end_str": "Z"}
-# Over HTTP, log probabilities of certain tokens come without a number of likeliest ones.
+# Over HTTP, log probabilities of certain tokens come without a number of likeliest ones. They are those before any penalty.
 ASKED = [
     greedy(24, logprobs=2, logprob_token_ids=[12, 30]), greedy(24, logprob_token_ids=[9, 40, 41]), greedy(24), greedy(24, logprobs=2),
+    greedy(24, logprobs=2, presence_penalty=1.5),
 ]  # fmt: skip
 BUDGETS = [greedy(40, thinking_token_budget=budget) if budget else greedy(40) for budget in (5, 0, 9, 14, 0, 3, 22, 1)]
 

@@ -71,6 +71,22 @@ def test_what_is_damaged_is_measured_again(llava, drafts, cache, timed, spoil):
     assert json.loads(path.read_text())["identity"] == json.loads(whole)["identity"]
 
 
+def test_engines_side_by_side_measure_alike(llava, drafts, cache, timed, monkeypatch):
+    """Data parallelism's run as many steps, however long one's take and whatever another one has kept."""
+    steps, step = [], costs._step
+    monkeypatch.setattr(costs, "_step", lambda runner, tokens: steps.append(tokens) or step(runner, tokens))
+    monkeypatch.setattr(costs, "MEASURING_SECONDS", 0.0)
+    with engine(llava, drafts["knowing"], AUTO) as llm:
+        alone = len(steps)
+        sizes = len(set(steps))
+        assert alone == 3 * sizes
+        parallel = runner(llm).vllm_config.parallel_config
+        monkeypatch.setattr(parallel, "data_parallel_size", 2)
+        assert costs.known_step_cost(runner(llm)) is not None
+        assert len(steps) - alone == (1 + costs.MOST_ROUNDS) * sizes
+        monkeypatch.setattr(parallel, "data_parallel_size", 1)
+
+
 def test_nothing_is_kept_where_vllm_keeps_nothing(llava, drafts, cache, timed, monkeypatch):
     monkeypatch.setenv("VLLM_DISABLE_COMPILE_CACHE", "1")
     assert _start(llava, drafts["knowing"]) is not None and not cache.exists()

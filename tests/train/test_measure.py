@@ -1,6 +1,7 @@
 """Acceptance measured by serving is the simulated one."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ from typer.testing import CliRunner
 from vllm_specflash.cli import app
 from vllm_specflash.commands.predict import _of_draft
 from vllm_specflash.train.answers import AnswerFolder
+from vllm_specflash.train.dataset import AnswerSet
+from vllm_specflash.train.evaluate import evaluate_draft
 from vllm_specflash.train.prompts import Prompt
+from vllm_specflash.train.shape import read_draft
+from vllm_specflash.train.target import Target
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,15 @@ def test_a_prediction_is_of_what_the_draft_sees(llama, answers, tmp_path):
     forwards = [task["forwards"] for task in simulated.values()]
     wanted = [sum(n * share for n, share in zip(forwards, shares)) / sum(forwards) for shares in zip(*(t["accepted_at"] for t in simulated.values()))]
     assert depth == len(found) and found == pytest.approx(wanted)
+
+    def told(layers: list[int]) -> dict[str, int]:
+        target = Target(llama.path, layers=layers)
+        judged = AnswerSet(list(AnswerFolder(answers)), target, 4096, Counter(), None)
+        network = read_draft(draft, target)
+        results = evaluate_draft(network, target, judged, network.config.num_rounds, depth, lookup=True)
+        return {task: result.steps for task, result in results.items()}
+
+    assert {task: result["forwards"] for task, result in simulated.items()} == told([1, 0]) != told([])
 
 
 def test_only_held_out_answers_are_evaluated(llama, answers, tmp_path):

@@ -1,11 +1,13 @@
 """From answers to a draft, end to end on a tiny target."""
 
+import functools
 import json
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from vllm_specflash.config import SpecFlashError
 from vllm_specflash.draft import SpecFlashDraft
@@ -96,6 +98,24 @@ def test_training_lowers_the_loss_and_learns_the_language(tmp_path, llama, data)
 def test_training_runs_on_a_gpu(tmp_path, llama, data):
     results, _ = train_draft(llama.path, [data], tmp_path / "draft", SHAPE, LossOptions(), replace(RECIPE, bf16=True))
     assert results["chat"].steps > 0
+
+
+def test_one_process_trains_on_one_gpu(tmp_path, llama, data, monkeypatch):
+    """transformers would share batches out among all that the process sees, and the target is on one."""
+    found = TrainingArguments._setup_devices.func
+
+    def with_two(args):
+        device = found(args)
+        args._n_gpu = 2
+        return device
+
+    several = functools.cached_property(with_two)
+    several.__set_name__(TrainingArguments, "_setup_devices")
+    train_draft(llama.path, [data], tmp_path / "alone", SHAPE, LossOptions(), replace(RECIPE, epochs=1))
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", several)
+    train_draft(llama.path, [data], tmp_path / "beside", SHAPE, LossOptions(), replace(RECIPE, epochs=1))
+    alone, beside = (json.loads((tmp_path / name / "provenance.json").read_text())["steps"] for name in ("alone", "beside"))
+    assert alone == beside > 1
 
 
 def test_tensorboard_gets_the_losses_and_the_held_out_tau(tmp_path, llama, data):

@@ -15,13 +15,11 @@ from vllm_specflash.lab.cache import cache_root
 from vllm_specflash.train.allocator import keep_freed_memory
 from vllm_specflash.train.answers import Answer
 from vllm_specflash.train.dataset import AnswerSet, greedy_held_out
-from vllm_specflash.train.evaluate import evaluate_draft
+from vllm_specflash.train.evaluate import evaluate_draft, read_both
 from vllm_specflash.train.families import takes_images
 from vllm_specflash.train.features import FeatureCache
 from vllm_specflash.train.provenance import write_provenance
-from vllm_specflash.train.shape import read_draft
 from vllm_specflash.train.simulate import Acceptance
-from vllm_specflash.train.target import Target
 
 
 def run(
@@ -46,11 +44,8 @@ def run(
 ) -> None:
     keep_freed_memory()
     skipped: Counter = Counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with one_sentence_errors():
-        model = Target(target).to(device)
-        network = read_draft(draft, model).to(device)
-        model.layers = network.config.trained_layers
+        model, network = read_both(target, draft)
         answers = greedy_held_out(model, data, held_out_share, max_length, skipped)[:limit]
         cache = None if features is None else FeatureCache(features, model.text_config.hidden_size, model.name, model.layers)
     config = network.config

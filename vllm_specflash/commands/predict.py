@@ -78,16 +78,11 @@ def _of_draft(target: str, draft: str, data: list[Path], share: float) -> tuple[
         return depth, None
     from vllm_specflash.commands.report import print_skipped
     from vllm_specflash.train.dataset import AnswerSet, greedy_held_out
-    from vllm_specflash.train.evaluate import evaluate_draft
+    from vllm_specflash.train.evaluate import evaluate_draft, read_both
     from vllm_specflash.train.families import takes_images
-    from vllm_specflash.train.shape import read_draft
     from vllm_specflash.train.simulate import Acceptance
-    from vllm_specflash.train.target import Target
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, skipped = Target(target).to(device), Counter()
-    network = read_draft(draft, model).to(device)
-    model.layers = network.config.trained_layers
+    (model, network), skipped = read_both(target, draft), Counter()
     answers = AnswerSet(greedy_held_out(model, data, share, 4096, skipped), model, 4096, skipped, None)
     lookup = SpecFlashOptions().looks_up(takes_images(model.config))
     results = evaluate_draft(network, model, answers, config.num_rounds, depth, lookup=lookup)

@@ -10,7 +10,7 @@ ENGINE_NAMES = (
         "GPUModelRunner",
         attributes=(
             "drafter", "input_batch", "requests", "max_model_len", "max_num_tokens", "model", "num_spec_tokens",
-            "lora_config", "inputs_embeds", "use_aux_hidden_state_outputs",
+            "lora_config", "inputs_embeds", "use_aux_hidden_state_outputs", "kv_cache_config",
         ),
     ),
     Name(
@@ -34,7 +34,7 @@ ENGINE_NAMES = (
     Name(
         "vllm.v1.worker.gpu_input_batch",
         "InputBatch",
-        attributes=("req_ids", "num_computed_tokens_cpu", "num_prompt_tokens", "token_ids_cpu"),
+        attributes=("req_ids", "num_computed_tokens_cpu", "num_prompt_tokens", "token_ids_cpu", "block_table"),
     ),
     Name(
         "vllm.v1.worker.gpu_input_batch",
@@ -53,6 +53,7 @@ ENGINE_NAMES = (
     Name("vllm.multimodal.inputs", "PlaceholderRange", attributes=("offset", "length")),
     Name("vllm.v1.worker.block_table", "MultiGroupBlockTable.__getitem__"),
     Name("vllm.v1.worker.block_table", "BlockTable.get_device_tensor", ("num_reqs",)),
+    Name("vllm.v1.kv_cache_interface", "KVCacheConfig", attributes=("kv_cache_groups",)),
     Name("vllm.v1.kv_cache_interface", "KVCacheGroupSpec", attributes=("layer_names",)),
     Name(
         "vllm.model_executor.layers.attention",
@@ -102,7 +103,7 @@ ENGINE_NAMES = (
     Name(
         "vllm.v1.sample.sampler",
         "Sampler.forward",
-        ("logits", "sampling_metadata", "predict_bonus_token", "logprobs_mode_override"),
+        ("logits", "sampling_metadata", "predict_bonus_token"),
     ),
     Name("vllm.v1.sample.logits_processor", "LogitsProcessors", attributes=("non_argmax_invariant",)),
     Name("vllm.v1.sample.logits_processor", "MinTokensLogitsProcessor", attributes=("min_toks",)),
@@ -137,11 +138,11 @@ TREE_NAMES = (
     Name("vllm.v1.worker.gpu_model_runner", "GPUModelRunner.get_kv_cache_spec"),
     Name(
         "vllm.v1.worker.gpu_model_runner", "GPUModelRunner",
-        attributes=("attn_groups", "kv_cache_config", "compilation_config"),
+        attributes=("attn_groups", "compilation_config"),
     ),
     Name("vllm.v1.worker.gpu_worker", "Worker.determine_available_memory"),
     Name(
-        "vllm.v1.kv_cache_interface", "KVCacheConfig", attributes=("num_blocks", "kv_cache_tensors", "kv_cache_groups")
+        "vllm.v1.kv_cache_interface", "KVCacheConfig", attributes=("num_blocks", "kv_cache_tensors")
     ),
     Name("vllm.v1.kv_cache_interface", "KVCacheTensor", attributes=("size",)),
     Name("vllm.v1.kv_cache_interface", "KVCacheSpec", attributes=("block_size", "page_size_bytes")),

@@ -6,6 +6,7 @@ V2_NAMES = (
     Name("vllm.v1.worker.gpu_worker", "Worker", attributes=("is_driver_worker", "use_v2_model_runner")),
     Name("vllm.v1.worker.gpu_worker", "Worker.init_device"),
     Name("vllm.v1.worker.gpu_worker", "Worker.compile_or_warm_up_model"),
+    Name("vllm.v1.worker.gpu_worker", "Worker.sleep", ("level",)),
     Name("vllm.v1.worker.gpu.model_runner", "init_speculator", ("vllm_config", "device")),
     Name("vllm.v1.worker.gpu.model_runner", "RequestState"),
     Name(

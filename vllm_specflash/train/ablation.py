@@ -1,5 +1,6 @@
 """What each choice in a draft is worth: short trainings that differ in one thing, judged on the same held-out answers."""
 
+import functools
 import json
 import os
 import time
@@ -116,7 +117,7 @@ def run_row(row: Row, ground: Ground) -> dict:
     data = ground.dataset_data if row.dataset_answers else ground.data
     shape, loss = replace(ground.shape, **row.changes), replace(ground.loss, **row.loss)
     facts = {
-        "recipe": asdict(recipe), "shape": asdict(shape), "loss": asdict(loss), "data_sha256": [AnswerFolder(one).digest() for one in data],
+        "recipe": asdict(recipe), "shape": asdict(shape), "loss": asdict(loss), "data_sha256": _digests(*data),
     }  # fmt: skip
     if done.is_file():
         found = json.loads(done.read_text(encoding="utf-8"))
@@ -131,6 +132,12 @@ def run_row(row: Row, ground: Ground) -> dict:
     write_provenance(scratch, **found, **facts)
     os.replace(scratch, done)
     return json.loads(done.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _digests(*data: Path) -> list[str]:
+    """Of the answers, which many rows share."""
+    return [AnswerFolder(folder).digest() for folder in data]
 
 
 def _features(row: Row, ground: Ground) -> Path:

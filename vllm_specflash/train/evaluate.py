@@ -1,10 +1,26 @@
 """Simulated acceptance of a draft over held-out answers, per task."""
 
+import torch
+
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.core import copied_tokens
 from vllm_specflash.train.dataset import AnswerSet
+from vllm_specflash.train.shape import read_draft
 from vllm_specflash.train.simulate import Acceptance, drafted, walk, walk_trees, with_copies
 from vllm_specflash.train.target import Target
+
+
+def read_both(target: str, draft: str) -> tuple[Target, SpecFlashDraft]:
+    """A target and a draft of it, on this machine's device, the target told to tell what the draft reads.
+
+    Raises:
+        SpecFlashError: as read_draft.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = Target(target).to(device)
+    network = read_draft(draft, model).to(device)
+    model.layers = network.config.trained_layers
+    return model, network
 
 
 def evaluate_draft(

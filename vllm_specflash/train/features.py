@@ -96,7 +96,7 @@ class FeatureCache:
         return sample is not None and sample.input_ids[sample.answer_start :].tolist() == answer.token_ids
 
     def append(self, samples: list[Sample], hidden: Iterable[Tensor]) -> None:
-        """Keep features of samples that are not in the cache yet: [L, (1 + n) D] or longer each, n layers being `kept`."""
+        """Keep features of samples: [L, (1 + n) D] or longer each, n layers being `kept`. Of two with one id the later counts."""
         lines = []
         row_bytes = 2 * self._width
         with open(self._hidden, "r+b" if self._hidden.exists() else "w+b") as data:

@@ -19,9 +19,8 @@ MOST_ROUNDS, MEASURING_SECONDS = 5, 4.0
 def known_step_cost(runner) -> StepCost | None:
     """As an earlier start measured it; measured now where none did. All ranks of a target ask together; None but on the one that leads."""
     ranks = runner.drafter.ranks
-    # Ranks that share experts run together, whatever each of them has kept.
-    alone = runner.vllm_config.parallel_config.data_parallel_size == 1
-    kept = ranks.agree(StepCosts(runner.vllm_config).read() if alone else None)
+    # What each engine of data parallelism has kept differs, and with it what would be run.
+    kept = ranks.agree(StepCosts(runner.vllm_config).read() if _alone(runner) else None)
     if kept is None:
         return measured_step_cost(runner)
     # What measuring does besides: no request is the first of its size.
@@ -37,13 +36,13 @@ def measured_step_cost(runner) -> StepCost | None:
     sizes = [size for size in SIZES if size <= runner.max_num_tokens]
     for size in sizes:
         _step(runner, size)
-    began, alone = time.perf_counter(), runner.vllm_config.parallel_config.data_parallel_size == 1
+    began = time.perf_counter()
     # Round after round, so that what disturbs one measurement of a size is gone at the next.
     timings = dict.fromkeys(sizes, np.inf)
     for rounds in range(MOST_ROUNDS):
         late = time.perf_counter() - began > MEASURING_SECONDS
-        # A target's ranks only ever run together; engines of data parallelism may, and do not agree on the time.
-        if runner.drafter.ranks.agree(alone and rounds >= 2 and late):
+        # A target's ranks only ever run together.
+        if runner.drafter.ranks.agree(_alone(runner) and rounds >= 2 and late):
             break
         timings = {size: min(timings[size], seconds(lambda: _step(runner, size))) for size in sizes}
     if not runner.drafter.ranks.leads:
@@ -55,6 +54,11 @@ def measured_step_cost(runner) -> StepCost | None:
         {"tokens": sizes, "seconds": cost.seconds.tolist(), "side_path_seconds": cost.side_path_seconds}
     )
     return cost
+
+
+def _alone(runner) -> bool:
+    """Not beside engines of data parallelism: those that share experts run a step together, and agree on nothing but that."""
+    return runner.vllm_config.parallel_config.data_parallel_size == 1
 
 
 def _step(runner, num_tokens: int) -> None:

@@ -71,9 +71,10 @@ class NodeSampler(RejectionSampler):
         draws = SeededDraws(sampling_metadata.generators, metadata.num_draft_tokens)
         sampled = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
         # As in vLLM the rows after the last drafts come first: with them budgets of thinking advance. Seeded draws go from node to node.
+        keep_raw = tells_logprobs(sampling_metadata) and not self.is_processed_logprobs_mode
         last = logits[metadata.bonus_logits_indices].to(torch.float32)
-        after_drafts = self.sampler.apply_logits_processors(last.clone(), sampling_metadata, True)
-        target_tokens, target_logits = self._at_drafts(metadata, logits, sampling_metadata, draws)
+        after_drafts = self.sampler.apply_logits_processors(last.clone() if keep_raw else last, sampling_metadata, True)
+        target_tokens, target_logits = self._at_drafts(metadata, logits, sampling_metadata, draws, keep_raw)
         sampled[metadata.target_logits_indices] = target_tokens
         bonus_tokens, constrained = self.sampler.sample(
             after_drafts,
@@ -86,8 +87,7 @@ class NodeSampler(RejectionSampler):
         emitted = self.acceptance.tokens.int()
         draws.wind_back(emitted)
         logprobs, asked = None, sampling_metadata.logprob_token_ids
-        if sampling_metadata.max_num_logprobs is not None or asked:
-            last = last if constrained is None else constrained
+        last = last if keep_raw or constrained is None else constrained
         if asked:
             logprobs = self._asked_logprobs(asked, metadata, target_logits, last, emitted)
         elif sampling_metadata.max_num_logprobs is not None:
@@ -114,12 +114,10 @@ class NodeSampler(RejectionSampler):
         return self.sampler.gather_specific_token_logprobs(logprobs, by_row, emitted.flatten().clamp(min=0).long())
 
     def _at_drafts(
-        self, metadata: SpecDecodeMetadata, logits: Tensor, sampling: SamplingMetadata, draws: "SeededDraws"
+        self, metadata: SpecDecodeMetadata, logits: Tensor, sampling: SamplingMetadata, draws: "SeededDraws", keep_raw: bool
     ) -> tuple[Tensor, Tensor]:
         """The target's tokens where a draft follows [D], and the logits [D, V] that logprobs are to be read from."""
         raw = logits[metadata.target_logits_indices].to(torch.float32)
-        told = sampling.max_num_logprobs is not None or sampling.logprob_token_ids
-        keep_raw = told and not self.is_processed_logprobs_mode
         processed = self.apply_logits_processors(raw.clone() if keep_raw else raw, sampling, metadata)
         repeats = torch.tensor(metadata.num_draft_tokens)
 
@@ -161,15 +159,19 @@ class NodeSampler(RejectionSampler):
         return tree_accept(tokens, parents, sampled, bounds, metadata.max_spec_len + 1)
 
 
+def tells_logprobs(sampling: SamplingMetadata) -> bool:
+    """Whether a request of the step wants log probabilities, of the likeliest tokens or of certain ones."""
+    return sampling.max_num_logprobs is not None or bool(sampling.logprob_token_ids)
+
+
 def only_argmax(sampling: SamplingMetadata) -> bool:
     """Whether vLLM's sampler would do no more with any row of a step than take its likeliest token."""
     thinking = sampling.thinking_budget_state_holder
     return (
         sampling.all_greedy
         and sampling.no_penalties
-        and sampling.max_num_logprobs is None
         and sampling.allowed_token_ids_mask is None
-        and not sampling.logprob_token_ids
+        and not tells_logprobs(sampling)
         and not sampling.bad_words_token_ids
         and (thinking is None or not thinking.has_tracked_requests())
         and all(

@@ -78,11 +78,11 @@ class Document:
 
     def found_again(self, target: str, task: str, candidates: list[Prompt]) -> list[Prompt]:
         """The chosen ones among candidates. Raises ValueError where they are not what was chosen."""
-        by_id = {prompt.id: prompt for prompt in candidates}
-        found = [by_id[prompt_id] for prompt_id in self.prompts(target, task) if prompt_id in by_id]
+        by_id, wanted = {prompt.id: prompt for prompt in candidates}, self.prompts(target, task)
+        found = [by_id[prompt_id] for prompt_id in wanted if prompt_id in by_id]
         # Files of earlier versions name no digest.
         digest = self.data.get("prompts_sha256", {}).get(target, {}).get(task)
-        if len(found) < len(self.prompts(target, task)) or digest not in (None, _digest(found)):
+        if len(found) < len(wanted) or digest not in (None, _digest(found)):
             raise ValueError(f"{self.path} was made with other prompts: name another file, or delete it to begin anew.")
         return found
 

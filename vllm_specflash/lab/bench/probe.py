@@ -67,11 +67,10 @@ class _Clock:
         self._errors = self._draft_stats().errors
         self._verify_seconds = self._draft_stats().verify_seconds
         # V2 has no method for the target's forward: there it is all that comes before sampling.
-        self._whole = not hasattr(runner, "_model_forward")
+        forward = "_model_forward" if hasattr(runner, "_model_forward") else "execute_model"
+        setattr(runner, forward, self._timed(getattr(runner, forward), self._add_forward))
         runner.execute_model = self._around_step(runner.execute_model)
         runner.sample_tokens = self._timed(runner.sample_tokens, self._add_worker)
-        if not self._whole:
-            runner._model_forward = self._timed(runner._model_forward, self._add_forward)
         if hasattr(runner, "drafter"):
             runner.propose_draft_token_ids = self._around_draft(runner.propose_draft_token_ids)
         elif self._drafter is not None:
@@ -100,8 +99,6 @@ class _Clock:
                 return execute_model(scheduler_output, *args, **kwargs)
             finally:
                 self._add_worker(time.perf_counter() - began)
-                if self._whole:
-                    self._add_forward(time.perf_counter() - began)
 
         return wrapped
 

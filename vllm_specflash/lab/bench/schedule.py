@@ -169,16 +169,15 @@ class Benchmark:
         if self.document.prompts(name, task) is None:
             self.announce(f"{name}, {task}: choosing prompts with answers of {plan.min_tokens} tokens and more")
             wanted = max(plan.prompts, *self.batch_sizes)
-            ids = choose_prompts(candidates[: CANDIDATES * wanted], plain, wanted, plan.min_tokens, max(self.batch_sizes))
-            if not ids:
+            chosen = choose_prompts(candidates[: CANDIDATES * wanted], plain, wanted, plan.min_tokens, max(self.batch_sizes))
+            if not chosen:
                 raise ValueError(
                     f"No prompt of task {task!r} gets an answer of {plan.min_tokens} tokens from {name}: "
                     "ask for longer ones, or lower --min-tokens."
                 )
-            if len(ids) < wanted:
-                self.announce(f"{name}, {task}: only {len(ids)} prompts have answers long enough")
-            by_id = {prompt.id: prompt for prompt in candidates}
-            self.document.choose(name, task, [by_id[prompt_id] for prompt_id in ids])
+            if len(chosen) < wanted:
+                self.announce(f"{name}, {task}: only {len(chosen)} prompts have answers long enough")
+            self.document.choose(name, task, chosen)
         return self.document.found_again(name, task, candidates)
 
     def _measure(self, engines: dict[str, Engine]) -> None:
@@ -192,13 +191,14 @@ class Benchmark:
             self.document.add(name, task, batch_size, method.name, repeat, done)
 
 
-def choose_prompts(candidates: Sequence[Prompt], plain: Engine, wanted: int, min_tokens: int, batch_size: int) -> list[str]:
-    """Ids of the first `wanted` candidates that plain vLLM answers with at least `min_tokens` tokens."""
-    chosen: list[str] = []
+def choose_prompts(candidates: Sequence[Prompt], plain: Engine, wanted: int, min_tokens: int, batch_size: int) -> list[Prompt]:
+    """The first `wanted` candidates that plain vLLM answers with at least `min_tokens` tokens."""
+    chosen: list[Prompt] = []
     step = max(batch_size, wanted)
     for first in range(0, len(candidates), step):
-        answers = plain.generate(candidates[first : first + step], batch_size, min_tokens)
-        chosen += [output.prompt_id for output in answers.outputs if len(output.token_ids) >= min_tokens]
+        asked = candidates[first : first + step]
+        answers = plain.generate(asked, batch_size, min_tokens)
+        chosen += [prompt for prompt, output in zip(asked, answers.outputs, strict=True) if len(output.token_ids) >= min_tokens]
         if len(chosen) >= wanted:
             break
     return chosen[:wanted]

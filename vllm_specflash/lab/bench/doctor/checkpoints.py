@@ -4,7 +4,7 @@ import json
 import struct
 from pathlib import Path
 
-from vllm_specflash.config import SpecFlashOptions, find_draft
+from vllm_specflash.config import SpecFlashOptions, as_path, find_draft
 from vllm_specflash.lab.bench.doctor.finding import FAULT, OK, Finding
 from vllm_specflash.lab.bench.doctor.hub import PATH, unreachable
 
@@ -13,7 +13,7 @@ COPY_AGAIN = "Copy or download it again."
 
 
 def examine_target(target: str) -> Finding:
-    reason = unreachable(target) or damage(Path(target).expanduser())
+    reason = unreachable(target) or damage(as_path(target))
     if reason:
         return Finding("target", FAULT, reason, "Name a folder or a hub id that vLLM serves by itself.")
     from transformers import AutoTokenizer

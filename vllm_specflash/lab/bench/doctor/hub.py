@@ -1,8 +1,6 @@
 """Whether the hub, or its cache on this machine, has a model: one question, no retries."""
 
-from pathlib import Path
-
-from vllm_specflash.config import first_sentence
+from vllm_specflash.config import as_path, first_sentence
 
 SECONDS = 5
 # What a path begins with, and no hub id does.
@@ -18,7 +16,7 @@ def unreachable(name: str, file: str = "config.json", revision: str | None = Non
     Args:
         name: folder or hub id.
     """
-    if Path(name).expanduser().is_dir():
+    if as_path(name).is_dir():
         return None
     if name.startswith(PATH):
         return f"the folder {name} does not exist"
