@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ._best_first import best_tree_kernel
+from ._loops import compiled
 from ._softmax import row_stride
 from ._triton import launch, launches, triton
 
@@ -63,98 +64,63 @@ def _empty(requests: int, num_nodes: int, device: torch.device) -> BestTree:
     )
 
 
-def _descending(chance: np.ndarray) -> np.ndarray:
-    """Chances float32, not negative -> int64 keys, the highest chance first, with 32 bits of room below."""
-    return -(chance.view(np.int32).astype(np.int64) << 32)
+_CHANCES = "float32[:, :], float32[:, :, :, :], int32[:], boolean[:], float32[:]"
+_TREES = "int32[:, ::1], int32[:, ::1], int32[:, ::1], float32[:, ::1], float32[:, ::1], int32[:, ::1], int32[:, ::1], int64[:, ::1]"
 
 
-def _best_of(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` highest of scores [R, N] float32, of equal ones the first: values and columns [R, count], in order."""
-    keys = _descending(scores) + np.arange(scores.shape[1])
-    keys = np.sort(np.partition(keys, count - 1, axis=1)[:, :count], axis=1)
-    return (-(keys >> 32)).astype(np.int32).view(np.float32), keys & 0xFFFFFFFF
-
-
-def _beams(
-    first: np.ndarray, following: np.ndarray, num_nodes: int, deepest: np.ndarray, chain: np.ndarray, ratio: np.ndarray
-) -> list[tuple[np.ndarray, ...]]:
-    """Per depth the n best of its nodes: chance, parent's chance, conditional, parent (-1 or its column when the beams stand
-    side by side), depth and candidate, [R, up to n] each.
-    """
-    (requests, width), request = first.shape, np.arange(len(first))[:, None]
-    cells, above = first[:, None], np.ones((requests, 1), np.float32)
-    begin, begin_above, beams = 0, -1, []
-    for level in range(following.shape[1] + 1):
-        said = np.fmin(np.fmax(cells, np.float32(0)), np.float32(1))
-        step = np.minimum(said * ratio.take((said * BINS).astype(np.intp)), np.float32(CERTAIN))
-        scores = above[:, :, None] * step
-        usable = (scores >= np.float32(TINY)) & (deepest > level)[:, None, None]
-        if chain.any():
-            usable &= (np.arange(width) == said.argmax(2)[:, :, None]) | ~chain[:, None, None]
-        scores = np.where(usable, scores, np.float32(0)).reshape(requests, -1)
-        chance, column = _best_of(scores, min(num_nodes, scores.shape[1]))
-        parent, candidate = column // width, column % width
-        conditional = said.reshape(requests, -1)[request, column]
-        depth = np.full(column.shape, level + 1)
-        beams.append((chance, above[request, parent], conditional, parent + begin_above, depth, candidate))
-        begin, begin_above = begin + column.shape[1], begin
-        # A child is less likely than its parent: below one that is at best the last of the n, nothing is worth looking at. In the order
-        # of their chance, so that what no request looks below stands behind.
-        least = _least_of_best([beam[0] for beam in beams], num_nodes)
-        some = int((chance > least).sum(1).max(initial=0))
-        if not some or level == following.shape[1]:
-            break
-        above, cells = chance[:, :some], following[request, level, candidate[:, :some]]
-    if begin < num_nodes:
-        beams.append(tuple(np.zeros((requests, num_nodes - begin), part.dtype) for part in beams[0]))
-    return beams
-
-
-def _least_of_best(chances: list[np.ndarray], count: int) -> np.ndarray:
-    """The `count`-th highest of chances [R, ...] together, [R, 1]; 0 of fewer."""
-    if sum(part.shape[1] for part in chances) < count:
-        return np.zeros((len(chances[0]), 1), np.float32)
-    together = np.concatenate(chances, axis=1)
-    return np.partition(together, -count, axis=1)[:, -count, None]
+@compiled(f"void({_CHANCES}, {_TREES})")
+def _search(
+    first, following, deepest, chain, ratio,
+    parents, depths, candidates, chances, conditionals, parents_with_root, depths_with_root, ancestors,
+):  # fmt: skip
+    """As the kernel searches, request by request: of the children of node k (k = 0: the root) the best one left stands in entry k."""
+    requests, width, nodes, levels = first.shape[0], first.shape[1], ancestors.shape[1], following.shape[1] + 1
+    said, left = np.empty((nodes, width), np.float32), np.empty((nodes, width), np.float32)
+    top, top_column = np.empty(nodes, np.float32), np.empty(nodes, np.int64)
+    for request in range(requests):
+        parents_with_root[request, 0], depths_with_root[request, 0], ancestors[request, 0] = -1, 0, 1
+        limit = min(levels, deepest[request])
+        best, parent, column, depth = np.float32(1), 0, 0, 0
+        for node in range(nodes):
+            if node:
+                parent = top[:node].argmax()
+                best, column = top[parent], top_column[parent]
+                if best > 0:
+                    given, left[parent, column] = said[parent, column], 0
+                    top_column[parent] = left[parent].argmax()
+                    top[parent] = left[parent, top_column[parent]]
+                else:
+                    given, parent, column = np.float32(0), 0, 0
+                depth = depths_with_root[request, parent] + 1
+                parents[request, node - 1], depths[request, node - 1], candidates[request, node - 1] = parent - 1, depth, column
+                chances[request, node - 1], conditionals[request, node - 1] = best, given
+                parents_with_root[request, node], depths_with_root[request, node] = parent, depth
+                ancestors[request, node] = ancestors[request, parent] | np.int64(1) << node
+            top[node], top_column[node] = 0, 0
+            if best == 0 or depth >= limit:
+                continue
+            likeliest = 0
+            for c in range(width):
+                p = following[request, depth - 1, column, c] if depth else first[request, c]
+                # NaN is no chance.
+                said[node, c] = min(p, np.float32(1)) if p > 0 else np.float32(0)
+                if said[node, c] > said[node, likeliest]:
+                    likeliest = c
+            for c in range(width):
+                p = said[node, c]
+                chance = best * min(p * ratio[int(p * np.float32(BINS))], np.float32(CERTAIN))
+                wanted = chance >= np.float32(TINY) and (c == likeliest or not chain[request])
+                left[node, c] = chance if wanted else np.float32(0)
+            top_column[node] = left[node].argmax()
+            top[node] = left[node, top_column[node]]
 
 
 def best_tree_torch(
     first: Tensor, following: Tensor, num_nodes: int, deepest: Tensor, chain: Tensor, ratio: Tensor
 ) -> BestTree:
-    """The path for CPUs: a beam of n nodes a depth, then one sort.
-
-    No depth holds more than n of the n best nodes, and each has its parent among the n best of the depth before, so the
-    beams miss none. Ties are broken as by the kernel, except between nodes of different depths whose parents' chances are
-    equal too: there the shallower goes first.
-
-    In numpy, on whose small arrays an operation costs a third of torch's.
-    """
-    beams = _beams(first.numpy(), following.numpy(), num_nodes, deepest.numpy(), chain.numpy(), ratio.numpy())
-    chance, above, conditional, parent, depth, candidate = (np.concatenate(part, axis=1) for part in zip(*beams))
-    request = np.arange(len(chance))[:, None]
-    order = (_descending(chance) - above.view(np.int32)).argsort(axis=1, kind="stable")[:, :num_nodes]
-    # Which node a column became, the root being 0; the last column is the root's own, found as parent -1.
-    node = np.zeros((len(chance), chance.shape[1] + 1), np.int64)
-    node[request, order] = np.arange(1, num_nodes + 1)
-    chance = chance[request, order]
-    exists = chance > 0
-    parent = np.where(exists, node[request, parent[request, order]], 0)
-
-    out = _empty(len(chance), num_nodes, first.device)
-    tree = BestTree(*(part.numpy() for part in out))
-    tree.parents[:] = parent - 1
-    tree.depth[:] = np.where(exists, depth[request, order], 1)
-    tree.candidate[:] = np.where(exists, candidate[request, order], 0)
-    tree.chance[:] = chance
-    tree.conditional[:] = np.where(exists, conditional[request, order], 0)
-    tree.parents_with_root[:, 0], tree.parents_with_root[:, 1:] = -1, parent
-    tree.depth_with_root[:, 0], tree.depth_with_root[:, 1:] = 0, tree.depth
-    tree.ancestors[:] = np.left_shift(np.int64(1), np.arange(num_nodes + 1))
-    higher = np.maximum(tree.parents_with_root, 0)
-    # Every round doubles how far up a node has looked.
-    for _ in range(len(beams).bit_length()):
-        tree.ancestors[:] |= tree.ancestors[request, higher]
-        higher = higher[request, higher]
+    """The path for CPUs."""
+    out = _empty(len(first), num_nodes, first.device)
+    _search(*(part.numpy() for part in (first, following, deepest, chain, ratio, *out)))
     return out
 
 
