@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._addresses import addresses
 from ._softmax import absorb, choose_splits, load_query, merge_splits, row_stride, split_buffers, store_rows
 from ._triton import launch, launches, tl, triton
 
@@ -49,7 +50,6 @@ def target_positions(draft_positions: Tensor, spans: SpanTable) -> Tensor:
     """p(c) of draft positions [R, L] int32 -> [R, L] int32."""
     if not spans.start.shape[1]:
         return draft_positions
-    # A search and a lookup cost the same for one span and for many, where adding span by span made long contexts slow.
     hidden_before = F.pad(spans.hidden.cumsum(1, dtype=torch.int32), (1, 0))
     return draft_positions + hidden_before.gather(1, torch.searchsorted(spans.start, draft_positions, right=True))
 
@@ -71,14 +71,11 @@ def draft_attention_torch(
     requests, heads, head_dim = query.shape
     num_kv_heads = key_cache.shape[1]
     length = block_table.shape[1] * block_size if max_visible is None else max_visible
-    column = torch.arange(length, dtype=torch.int32, device=query.device)
-    seen = column < visible.unsqueeze(1)
-    awake = visible.unsqueeze(1) > 0
-    # What a request does not see may be anything, NaN included, and NaN survives any mask: read its first position instead,
-    # and slot 0 for one that sees nothing, whose row is zeroed at the end.
-    position = target_positions(torch.where(seen, column, 0), spans)
-    block = block_table.gather(1, torch.div(position, block_size, rounding_mode="floor").long())
-    slots = torch.where(awake, block.long() * block_size + position % block_size, 0)
+    slots = torch.empty(requests, length, dtype=torch.int64)
+    seen = torch.empty(requests, length, dtype=torch.bool)
+    lengths, table, starts, hidden = (part.cpu().numpy() for part in (visible, block_table, *spans))
+    all_seen = addresses(lengths, table, block_size, starts, hidden, slots.numpy(), seen.numpy())
+    slots, seen = slots.to(query.device), seen.to(query.device)
     if extra_key is not None:
         seen = torch.cat((seen, seen.new_ones(requests, extra_key.shape[1])), 1)
 
@@ -93,13 +90,13 @@ def draft_attention_torch(
         if extra_key is not None:
             key, value = torch.cat((key, extra_key[of]), 1), torch.cat((value, extra_value[of]), 1)
         # The heads that share a KV head are rows of one product, so that K and V are not repeated.
-        outs.append(
-            F.scaled_dot_product_attention(
-                query[of], key.transpose(1, 2), value.transpose(1, 2), attn_mask=seen[of, None, None], scale=scale
-            )
-        )
+        mask = None if all_seen else seen[of, None, None]
+        keys, values = key.transpose(1, 2), value.transpose(1, 2)
+        outs.append(F.scaled_dot_product_attention(query[of], keys, values, attn_mask=mask, scale=scale))
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    return torch.where(awake.unsqueeze(2), out.reshape(requests, heads, head_dim), 0)
+    if all_seen:
+        return out.reshape(requests, heads, head_dim)
+    return torch.where((visible > 0)[:, None, None], out.reshape(requests, heads, head_dim), 0)
 
 
 @triton.jit(do_not_specialize=["stride_table", "stride_start", "stride_hidden", "num_spans", "num_extra", "num_splits"])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._loops import compiled
 from ._triton import launch, launches, tl, triton
 from .find_copies import LONGEST, Copies
 
@@ -30,39 +31,55 @@ def copy_weights(matched: np.ndarray, depth: int, weights: np.ndarray) -> np.nda
     return np.where(matched[:, None] > 0, weights[behind], weights.dtype.type(0))
 
 
+@compiled(
+    "int64(int64[:, :, :], float32[:, :], float32[:, :, :, :], int64[:, :], int32[:], float32[:],"
+    " int64[:, :, ::1], float32[:, ::1], float32[:, :, :, ::1])"
+)
+def _mix(tokens, first, following, copied, matched, weights, out_tokens, out_first, out_following):
+    """Fills the mixture, and returns how many of its levels matter: each costs the search for the best tree its time."""
+    (requests, levels, width), depth = tokens.shape, tokens.shape[1]
+    for request in range(requests):
+        out_first[request], out_tokens[request, :levels], out_tokens[request, levels:] = first[request], tokens[request], 0
+        out_following[request, : levels - 1], out_following[request, levels - 1 :] = following[request], 0
+        length, right, before = matched[request], np.float32(1), 0
+        for level in range(copied.shape[1] if length else 0):
+            weight = weights[min(length + level, LONGEST)]
+            right *= weight
+            if level >= levels and right < np.float32(WORTH):
+                weight = np.float32(0)
+            else:
+                depth = max(depth, level + 1)
+            place, token = 0, copied[request, level]
+            while place < width and (level >= levels or tokens[request, level, place] != token):
+                place += 1
+            if place == width:
+                # What was said of the token whose place is taken says nothing of this one.
+                place -= 1
+                out_tokens[request, level, place] = token
+                if level == 0:
+                    out_first[request, place] = 0
+                else:
+                    out_following[request, level - 1, :, place] = 0
+            after = out_first[request] if level == 0 else out_following[request, level - 1, before]
+            for c in range(width):
+                after[c] *= np.float32(1) - weight
+            after[place] += weight
+            before = place
+    return depth
+
+
 def mix_copies_torch(
     tokens: Tensor, first: Tensor, following: Tensor, copies: Copies, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The path for CPUs, in numpy; what was given is returned where nothing matches."""
-    matched = copies.matched.numpy()
-    if not matched.any():
+    """The path for CPUs; what was given is returned where nothing matches."""
+    if not copies.matched.numpy().any():
         return tokens, first, following
-    (requests, levels, width), request = tokens.shape, np.flatnonzero(matched)
-    weight = copy_weights(matched[request], copies.tokens.shape[1], weights.numpy())
-    worth = weight.cumprod(1) >= WORTH
-    worth[:, :levels] = True
-    # No deeper than any of them goes: each level costs the search for the best tree its time.
-    depth = int(worth.sum(1).max())
-    copied, weight = copies.tokens.numpy()[request, :depth], (weight * worth)[:, :depth]
-    out_tokens = np.zeros((requests, depth, width), np.int64)
-    out_following = np.zeros((requests, depth - 1, width, width), np.float32)
-    out_tokens[:, :levels], out_following[:, : levels - 1] = tokens.numpy(), following.numpy()
-    out_first = first.numpy().copy()
-
-    level, at = np.arange(depth), request[:, None]
-    same = out_tokens[request] == copied[:, :, None]
-    same[:, levels:] = False
-    found = same.any(2)
-    place = np.where(found, same.argmax(2), width - 1)
-    out_tokens[at, level, place] = copied
-    # What was said of the token whose place was taken says nothing of this one.
-    out_first[request, place[:, 0]] *= found[:, 0]
-    out_following[at, level[:-1], :, place[:, 1:]] *= found[:, 1:, None]
-    out_first[request] *= 1 - weight[:, :1]
-    out_first[request, place[:, 0]] += weight[:, 0]
-    out_following[at, level[:-1], place[:, :-1]] *= 1 - weight[:, 1:, None]
-    out_following[at, level[:-1], place[:, :-1], place[:, 1:]] += weight[:, 1:]
-    return torch.from_numpy(out_tokens), torch.from_numpy(out_first), torch.from_numpy(out_following)
+    (requests, _, width), depth = tokens.shape, copies.tokens.shape[1]
+    out = (
+        tokens.new_empty(requests, depth, width), first.new_empty(requests, width), first.new_empty(requests, depth - 1, width, width)
+    )
+    depth = _mix(*(part.numpy() for part in (tokens, first, following, *copies, weights, *out)))
+    return out[0][:, :depth], out[1], out[2][:, : depth - 1]
 
 
 @triton.jit

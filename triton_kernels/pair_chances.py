@@ -7,18 +7,45 @@ keeps its chance:
     following_i(b, c) = p_i(c) e^delta_i(b, c) / (sum_c' p_i(c') e^delta_i(b, c') + 1 - sum_c' p_i(c'))        NaN is no chance
 """
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from ._loops import compiled
 from ._triton import launch, launches, tl, triton
 
 
+@compiled("void(float32[:, :, :], float32[:, :, :, ::1], float32[:, ::1])")
+def _normalise(chance, following, first):
+    """chance [R, K, C]; following [R, K - 1, C, C], e^delta that becomes the result; first [R, C]."""
+    requests, positions, width = chance.shape
+    own = np.empty(width, np.float32)
+    for request in range(requests):
+        for position in range(positions):
+            outside = np.float32(1)
+            for c in range(width):
+                p = chance[request, position, c]
+                # NaN is no chance.
+                own[c] = p if p == p else np.float32(0)
+                outside -= own[c]
+            if position == 0:
+                first[request] = own
+                continue
+            for b in range(width):
+                pairs, total = following[request, position - 1, b], outside
+                for c in range(width):
+                    pairs[c] *= own[c]
+                    total += pairs[c]
+                for c in range(width):
+                    p = pairs[c] / total
+                    pairs[c] = p if p == p else np.float32(0)
+
+
 def pair_chances_torch(chance: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Torch path of `pair_chances`."""
-    chance = chance.nan_to_num(0.0)
-    own = chance[:, 1:, None, :]
-    weight = own * delta.float().exp()
-    outside = 1 - own.sum(-1, keepdim=True)
-    return chance[:, 0], (weight / (weight.sum(-1, keepdim=True) + outside)).nan_to_num(0.0)
+    """The path for CPUs."""
+    following, first = delta.detach().to(torch.float32, copy=True).exp_(), chance.new_empty(chance.shape[0], chance.shape[2])
+    _normalise(chance.detach().numpy(), following.numpy(), first.numpy())
+    return first, following
 
 
 @triton.jit

@@ -55,10 +55,10 @@ def test_a_copy_goes_deeper_than_the_draft_while_all_of_it_is_likely_enough():
     tokens, first, following, copies, weights = arguments(depth=16)
     assert mix_copies(tokens, first, following, copies, weights)[2].shape[1] == 15
     # 0.33 * 0.51 * 0.60 * 0.64 is the fourth level's and more than WORTH, times 0.70 the fifth's is 0.045.
-    short = copies._replace(matched=torch.tensor([2, 0, 1]))
+    short = copies._replace(matched=torch.tensor([2, 0, 1]).int())
     assert mix_copies(tokens, first, following, short, weights)[2].shape[1] == 3
     # 0.51 * 0.60 * 0.64 * 0.70 * 0.72 * 0.76 * 0.77 = 0.058, the eighth's is 0.045.
-    longer = copies._replace(matched=torch.tensor([2, 0, 3]))
+    longer = copies._replace(matched=torch.tensor([2, 0, 3]).int())
     _, _, mixed = mix_copies(tokens, first, following, longer, weights)
     assert mixed.shape[1] == 6 and mixed[2, 5].any() and not mixed[0, 3:].any()
 
