@@ -58,5 +58,12 @@ class Selector(nn.Module):
     def forward(self, tokens: Tensor, states: Tensor) -> Tensor:
         """Tokens' vectors [..., K - 1, B, r] and predicted states [..., K, D] -> [..., K - 1, B, r]."""
         pairs = torch.cat((states[..., :-1, :], states[..., 1:, :]), dim=-1)
-        seen = F.linear(tokens, self.token_weight) + self.state_proj(pairs).unsqueeze(-2)
-        return F.linear(F.silu(seen), self.out_weight)
+        return self.of_seen(F.silu(self.of_tokens(tokens) + self.state_proj(pairs).unsqueeze(-2)))
+
+    def of_tokens(self, tokens: Tensor) -> Tensor:
+        """W_v v."""
+        return F.linear(tokens, self.token_weight)
+
+    def of_seen(self, seen: Tensor) -> Tensor:
+        """W_o x."""
+        return F.linear(seen, self.out_weight)
