@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._loops import compiled
+from .loops import compiled
 
 
 @compiled("boolean(int32[:], int32[:, :], int64, int32[:, :], int32[:, :], int64[:, ::1], boolean[:, ::1])")

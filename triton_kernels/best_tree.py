@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ._best_first import best_tree_kernel
-from ._loops import compiled
 from ._softmax import row_stride
 from ._triton import launch, launches, triton
+from .loops import compiled
 
 # The root and n nodes fit one ancestor bitmask.
 MAX_NODES = 63

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._loops import compiled
 from ._triton import launch, launches, tl, triton
 from .find_copies import LONGEST, Copies
+from .loops import compiled
 
 # By matched tokens, the weights that make likeliest what SmolLM2-135M-Instruct said in 250 answers, most of them to prompts that it wrote itself,
 # beside the draft shipped then: smoothed from docs/results/copy-weights.json, which `python -m vllm_specflash.lab.bench.copy_trust` wrote.

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._loops import compiled
 from ._triton import launch, launches, tl, triton
+from .loops import compiled
 
 
 @compiled("void(float32[:, :, :], float32[:, :, :, ::1], float32[:, ::1])")

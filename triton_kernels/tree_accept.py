@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ._triton import launch, launches, tl, triton
+from .loops import compiled
 
 
 class Acceptance(NamedTuple):
@@ -30,26 +31,36 @@ class Acceptance(NamedTuple):
 def tree_accept_torch(
     tokens: Tensor, parents: Tensor, sampled: Tensor, cu_nodes: Tensor, max_num_nodes: int, counters: Tensor | None = None
 ) -> Acceptance:
-    """Torch path of `tree_accept`, for CPUs: on a few dozen nodes a request, lists are walked sooner than tensors."""
-    bounds, drafted, above, said = cu_nodes.tolist(), tokens.tolist(), parents.tolist(), sampled.tolist()
-    lengths, all_nodes, all_tokens = [], [], []
-    for first, end in zip(bounds, bounds[1:]):
-        # Backwards, so that of siblings with the same token the first stays.
-        successor = {(above[node], drafted[node]): node - first for node in range(end - 1, first, -1)}
-        at, nodes, emitted = 0, [], [said[first]]
-        while (at := successor.get((at, emitted[-1]), 0)) > 0:
-            nodes.append(at)
-            emitted.append(said[first + at])
-        lengths.append(len(nodes))
-        if counters is not None and end - first > 1:
-            counters += torch.tensor([1, len(emitted), nodes != list(range(1, len(nodes) + 1))])
-        all_nodes.append(nodes + [-1] * (max_num_nodes - 1 - len(nodes)))
-        all_tokens.append(emitted + [-1] * (max_num_nodes - len(emitted)))
-    return Acceptance(
-        torch.tensor(lengths, dtype=torch.int32),
-        torch.tensor(all_nodes, dtype=torch.int32).reshape(len(lengths), max_num_nodes - 1),
-        torch.tensor(all_tokens, dtype=torch.int64).reshape(len(lengths), max_num_nodes),
+    """The path for CPUs."""
+    requests = len(cu_nodes) - 1
+    out = Acceptance(
+        torch.empty(requests, dtype=torch.int32),
+        torch.full((requests, max_num_nodes - 1), -1, dtype=torch.int32),
+        torch.full((requests, max_num_nodes), -1, dtype=torch.int64),
     )
+    counted = torch.zeros(3, dtype=torch.int64) if counters is None else counters
+    _walk(*(part.numpy() for part in (tokens, parents.long(), sampled, cu_nodes.int(), *out, counted)))
+    return out
+
+
+@compiled("void(int64[:], int64[:], int64[:], int32[:], int32[::1], int32[:, ::1], int64[:, ::1], int64[:])")
+def _walk(tokens, parents, sampled, bounds, lengths, nodes, emitted, counters):
+    for request in range(len(lengths)):
+        first, count = bounds[request], bounds[request + 1] - bounds[request]
+        length, at, moved, emitted[request, 0] = 0, 0, False, sampled[first]
+        node = 1
+        while node < count and length < nodes.shape[1]:
+            # Of siblings with the same token the first; children stand behind their parents.
+            if parents[first + node] == at and tokens[first + node] == sampled[first + at]:
+                at, nodes[request, length] = node, node
+                length += 1
+                emitted[request, length], moved = sampled[first + at], moved or at != length
+            node += 1
+        lengths[request] = length
+        if count > 1:
+            counters[0] += 1
+            counters[1] += length + 1
+            counters[2] += moved
 
 
 @triton.jit(do_not_specialize=["stride_nodes", "stride_tokens"])

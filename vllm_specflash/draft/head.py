@@ -43,7 +43,11 @@ class Transition(nn.Module):
 
         Draft indices [..., K - 1, B] and [..., K - 1, C], predicted states [..., K, D] -> [..., K - 1, B, C].
         """
-        return self.guess(previous, states) @ F.embedding(following, self.following).mT
+        before, after = self.guess(previous, states), F.embedding(following, self.following)
+        if before.is_cpu:
+            # Such small products take CPUs longer in bfloat16.
+            before, after = before.float(), after.float()
+        return before @ after.mT
 
 
 class Selector(nn.Module):

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
@@ -81,6 +82,10 @@ class DraftCache:
     def slots(self, block_table: Tensor, requests: Tensor, positions: Tensor) -> Tensor:
         """Slots of target positions [...] of requests [...], by the batch's block table [R, max_blocks]."""
         size = self.block_size
+        if block_table.is_cpu:
+            # numpy's operations on a few numbers take a third of the time of torch's.
+            table, requests, positions = (part.numpy() for part in (block_table, requests, positions))
+            return torch.from_numpy(table[requests, positions // size].astype(np.int64) * size + positions % size)
         return block_table[requests, positions // size].long() * size + positions % size
 
     def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:

@@ -54,13 +54,16 @@ def _pack(layer: nn.Linear) -> None:
     dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
     # What vLLM before 0.32 leaves in its place is of another dtype; what a draft computes in is read off its weights.
     layer.weight.data = layer.weight.data.to(dtype)
+    weight, bias = layer.weight, layer.bias
 
     def forward(x: Tensor) -> Tensor:
         if not len(x):
             # A step of a picture alone; the kernel for CPUs with AMX ends the process then (a division by zero).
             return x.new_empty(*x.shape[:-1], layer.out_features)
+        if x.dim() == 2:
+            return layer.cpu_linear(x, weight, bias)
         # Before vLLM 0.32 not every kernel takes more dimensions than two.
-        return layer.cpu_linear(x.flatten(0, -2), layer.weight, layer.bias).unflatten(0, x.shape[:-1])
+        return layer.cpu_linear(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
 
     layer.forward = forward
 

@@ -5,13 +5,14 @@ parent and the n best nodes are a tree.
 """
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from vllm_specflash.tree.calibration import UNCALIBRATED
 from vllm_specflash.triton_kernels.best_tree import BestTree, best_tree
+from vllm_specflash.triton_kernels.loops import compiled
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,32 @@ class Trees:
         parts = (tree.parents, tree.depth, tree.candidate, tree.chance, tree.conditional, tree.ancestors[:, 1:])
         return cls(*(part.cpu().numpy() for part in parts))
 
-    @cached_property
+    @property
     def starts_path(self) -> np.ndarray:
         """[Q, n] bool: not the best child of its parent, so that a side path begins there (layout.py)."""
-        return ((self.parent[:, :, None] == self.parent[:, None, :]) & _earlier(self.parent.shape[1])).any(2)
+        return self._paths[0]
 
-    @cached_property
+    @property
     def on_side_path(self) -> np.ndarray:
         """[Q, n] bool: on a path that is not the most probable one, or on one that leaves such a path."""
-        nodes = np.int64(2) << np.arange(self.parent.shape[1])
-        return (self.ancestors & (self.starts_path * nodes).sum(1, keepdims=True)) != 0
+        return self._paths[1]
+
+    @cached_property
+    def _paths(self) -> tuple[np.ndarray, np.ndarray]:
+        starts, on_side = np.zeros(self.parent.shape, bool), np.zeros(self.parent.shape, bool)
+        _mark_paths(np.asarray(self.parent, np.int32), starts, on_side)
+        return starts, on_side
 
 
-@cache
-def _earlier(nodes: int) -> np.ndarray:
-    return np.tri(nodes, k=-1, dtype=bool)
+@compiled("void(int32[:, :], boolean[:, ::1], boolean[:, ::1])")
+def _mark_paths(parent, starts, on_side):
+    requests, nodes = parent.shape
+    for request in range(requests):
+        for node in range(nodes):
+            above = parent[request, node]
+            for earlier in range(node):
+                starts[request, node] |= parent[request, earlier] == above
+            on_side[request, node] = starts[request, node] or (above >= 0 and on_side[request, above])
 
 
 def best_trees(

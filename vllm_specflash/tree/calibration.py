@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vllm_specflash.triton_kernels.loops import compiled
 from vllm_specflash.triton_kernels.observe_chances import BINS, ChanceCounts, observe_chances
 
 # Weight of the draft's own word, in expected acceptances, and what is left of an observation after 1 / (1 - DECAY) steps.
@@ -32,11 +33,20 @@ class Calibration:
         """Take in one step: [T] the draft's own chances of tokens that the target decided on, and what it decided."""
         if not len(chance):
             return
-        bins = np.minimum((chance * BINS).astype(np.int64), BINS - 1)
-        self._expected = DECAY * self._expected + np.bincount(bins, weights=chance, minlength=BINS)
-        self._accepted = DECAY * self._accepted + np.bincount(bins, weights=accepted, minlength=BINS)
-        self.ratio[:BINS] = (self._accepted + PRIOR) / (self._expected + PRIOR)
-        self.ratio[BINS] = self.ratio[BINS - 1]
+        _take_in(np.asarray(chance, np.float64), np.asarray(accepted, bool), self._expected, self._accepted, self.ratio)
+
+
+@compiled("void(float64[:], boolean[:], float64[:], float64[:], float64[:])")
+def _take_in(chance, accepted, expected, taken, ratio):
+    expected *= DECAY
+    taken *= DECAY
+    for said, yes in zip(chance, accepted):
+        place = min(int(said * BINS), BINS - 1)
+        expected[place] += said
+        taken[place] += yes
+    for place in range(BINS):
+        ratio[place] = (taken[place] + PRIOR) / (expected[place] + PRIOR)
+    ratio[BINS] = ratio[BINS - 1]
 
 
 class DeviceCalibration:

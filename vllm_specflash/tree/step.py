@@ -5,6 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
+from vllm_specflash.triton_kernels.loops import compiled
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -46,9 +48,9 @@ class StepTrees:
     def of(cls, drafts: "list[Draft]") -> "StepTrees":
         """Of each request's draft, in batch order."""
         return cls(
-            np.array([len(draft.parents) for draft in drafts]),
-            np.array([parent for draft in drafts for parent in draft.parents]),
-            np.array([chance for draft in drafts for chance in draft.chances]),
+            np.array([len(draft.parents) for draft in drafts], np.int64),
+            np.array([parent for draft in drafts for parent in draft.parents], np.int64),
+            np.array([chance for draft in drafts for chance in draft.chances], np.float64),
         )
 
     @cached_property
@@ -102,15 +104,27 @@ class StepTrees:
 
         lengths [R] and nodes [R, W] are of tree_accept.
         """
-        said, taken, first = [], [], 0
-        parents, chances = self.parents.tolist(), self.chances.tolist()
-        for count, length, walk in zip(self.counts.tolist(), lengths.tolist(), nodes.tolist()):
-            accepted = {0, *walk[:length]}
-            for node in range(1, count):
-                chance = chances[first + node]
-                # NaN where the draft said nothing.
-                if parents[first + node] in accepted and chance == chance:
-                    said.append(chance)
-                    taken.append(node in accepted)
-            first += count
-        return np.array(said), np.array(taken, dtype=bool)
+        said, taken = np.empty(len(self.parents)), np.empty(len(self.parents), bool)
+        observed = _observe(
+            self.counts, self.parents, self.chances, np.asarray(lengths, np.int32), np.asarray(nodes, np.int32), said, taken
+        )
+        return said[:observed], taken[:observed]
+
+
+@compiled("int64(int64[:], int64[:], float64[:], int32[:], int32[:, :], float64[::1], boolean[::1])")
+def _observe(counts, parents, chances, lengths, nodes, said, taken):
+    """Fills said and taken, and returns how many there are."""
+    first, observed = 0, 0
+    for request in range(len(counts)):
+        accepted = np.zeros(counts[request], np.bool_)
+        accepted[0] = True
+        for level in range(lengths[request]):
+            accepted[nodes[request, level]] = True
+        for node in range(1, counts[request]):
+            chance = chances[first + node]
+            # NaN where the draft said nothing.
+            if accepted[parents[first + node]] and chance == chance:
+                said[observed], taken[observed] = chance, accepted[node]
+                observed += 1
+        first += counts[request]
+    return observed
