@@ -11,11 +11,11 @@ Some prompts hold tokens that the target has no embedding for (a picture's, in s
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ._triton import launch, launches, tl, triton
+from .loops import compiled
 
 # Tokens compared at most: of longer matches all are as good.
 LONGEST = 16
@@ -32,23 +32,30 @@ class Copies(NamedTuple):
     """[R] int32, tokens before them that match, from 0 to LONGEST."""
 
 
+@compiled("void(int32[:, :], int64[:], int64[:], int64, int64[:, ::1], int32[::1])")
+def _find(texts, slots, ends, vocab_size, copied, lengths):
+    for request in range(len(slots)):
+        # A slot may hold no text at all.
+        end, best, longest = ends[request], 0, 0
+        text = texts[slots[request] if end > 1 else 0]
+        for place in range(end - 2, -1, -1):
+            matched = 0
+            while matched < LONGEST and matched <= place and text[place - matched] == text[end - 1 - matched]:
+                matched += 1
+            if matched > longest:
+                best, longest = place, matched
+            if matched == LONGEST:
+                break
+        lengths[request] = longest
+        for i in range(copied.shape[1]):
+            copied[request, i] = min(max(text[best + 1 + i % (end - 1 - best)], 0), vocab_size - 1) if longest else -1
+
+
 def find_copies_torch(tokens: Tensor, slot_of: Tensor, ends: Tensor, depth: int, vocab_size: int) -> Copies:
-    """The path for CPUs, in numpy, request by request: each further token is compared only where those after it matched."""
-    texts, requests = tokens.numpy(), len(slot_of)
-    copied, lengths = np.full((requests, depth), -1, np.int64), np.zeros(requests, np.int32)
-    for request, (slot, end) in enumerate(zip(slot_of.tolist(), ends.tolist())):
-        if end < 2:
-            continue
-        text, matched = texts[slot, :end], 0
-        places = np.flatnonzero(text[:-1] == text[-1])
-        while len(places) and matched < LONGEST:
-            best, matched = int(places[-1]), matched + 1
-            places = places[places >= matched]
-            places = places[text[places - matched] == text[end - 1 - matched]]
-        if matched:
-            copied[request] = text[best + 1 + np.arange(depth) % (end - 1 - best)].clip(0, vocab_size - 1)
-            lengths[request] = matched
-    return Copies(torch.from_numpy(copied), torch.from_numpy(lengths))
+    """The path for CPUs."""
+    found = Copies(torch.empty(len(slot_of), depth, dtype=torch.int64), torch.empty(len(slot_of), dtype=torch.int32))
+    _find(tokens.numpy(), slot_of.long().numpy(), ends.long().numpy(), vocab_size, *(part.numpy() for part in found))
+    return found
 
 
 @triton.jit(do_not_specialize=["stride_tokens", "depth", "vocab_size"])

@@ -1,4 +1,4 @@
-"""The paths for CPUs as loops over numpy arrays that numba compiles; vLLM requires it, for its own n-gram drafts.
+"""Loops over numpy arrays that numba compiles, for CPUs; vLLM requires it, for its own n-gram drafts.
 
 Between the target's forwards a CPU's caches are cold: twenty array operations on a few numbers each take longer than the work.
 """
@@ -6,34 +6,48 @@ Between the target's forwards a CPU's caches are cold: twenty array operations o
 import functools
 from collections.abc import Callable
 
+_loops: list["_Loop"] = []
+
+
+class _Loop:
+    """A function of arrays and numbers that becomes machine code once."""
+
+    def __init__(self, function: Callable, signatures: list[str]):
+        self.function, self.signatures = function, signatures
+
+    @functools.cached_property
+    def machine_code(self) -> Callable:
+        # Imported with the first loop: it takes half a second, and who drafts nothing has no need of it.
+        from numba import njit
+
+        try:
+            return njit(self.signatures, cache=True, error_model="numpy")(self.function)
+        except RuntimeError:
+            # Nowhere to keep it: every process compiles anew.
+            return njit(self.signatures, error_model="numpy")(self.function)
+
 
 def compiled(*signatures: str) -> Callable[[Callable], Callable]:
-    """Makes a function of arrays and numbers machine code, at its first call: kept beside its file, or in the user's cache.
+    """Has a function of arrays and numbers compiled at its first call, and kept beside its file, or in the user's cache.
 
     Args:
         signatures: numba's, all of them: none is added while requests wait. `float32[:, :]` takes any strides, `float32[:, ::1]` contiguous rows.
     """
 
-    def decorate(loop: Callable) -> Callable:
-        made: list[Callable] = []
+    def decorate(function: Callable) -> Callable:
+        loop = _Loop(function, list(signatures))
+        _loops.append(loop)
 
-        @functools.wraps(loop)
+        @functools.wraps(function)
         def call(*arguments):
-            if not made:
-                made.append(_machine_code(loop, list(signatures)))
-            return made[0](*arguments)
+            return loop.machine_code(*arguments)
 
         return call
 
     return decorate
 
 
-def _machine_code(loop: Callable, signatures: list[str]) -> Callable:
-    # Imported with the first loop: it takes half a second, and who drafts nothing has no need of it.
-    from numba import njit
-
-    try:
-        return njit(signatures, cache=True, error_model="numpy")(loop)
-    except RuntimeError:
-        # Nowhere to keep it: every process compiles anew.
-        return njit(signatures, error_model="numpy")(loop)
+def compile_loops() -> None:
+    """Compile all that were imported so far, so that no request waits for it."""
+    for loop in _loops:
+        loop.machine_code  # noqa: B018

@@ -39,8 +39,14 @@ def _mix(tokens, first, following, copied, matched, weights, out_tokens, out_fir
     """Fills the mixture, and returns how many of its levels matter: each costs the search for the best tree its time."""
     (requests, levels, width), depth = tokens.shape, tokens.shape[1]
     for request in range(requests):
-        out_first[request], out_tokens[request, :levels], out_tokens[request, levels:] = first[request], tokens[request], 0
-        out_following[request, : levels - 1], out_following[request, levels - 1 :] = following[request], 0
+        for c in range(width):
+            out_first[request, c] = first[request, c]
+        for level in range(copied.shape[1]):
+            for c in range(width):
+                out_tokens[request, level, c] = tokens[request, level, c] if level < levels else 0
+            for b in range(width if level else 0):
+                for c in range(width):
+                    out_following[request, level - 1, b, c] = following[request, level - 1, b, c] if level < levels else np.float32(0)
         length, right, before = matched[request], np.float32(1), 0
         for level in range(copied.shape[1] if length else 0):
             weight = weights[min(length + level, LONGEST)]
@@ -59,7 +65,8 @@ def _mix(tokens, first, following, copied, matched, weights, out_tokens, out_fir
                 if level == 0:
                     out_first[request, place] = 0
                 else:
-                    out_following[request, level - 1, :, place] = 0
+                    for b in range(width):
+                        out_following[request, level - 1, b, place] = 0
             after = out_first[request] if level == 0 else out_following[request, level - 1, before]
             for c in range(width):
                 after[c] *= np.float32(1) - weight

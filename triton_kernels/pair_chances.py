@@ -28,8 +28,9 @@ def _normalise(chance, following, first):
                 # NaN is no chance.
                 own[c] = p if p == p else np.float32(0)
                 outside -= own[c]
+                if position == 0:
+                    first[request, c] = own[c]
             if position == 0:
-                first[request] = own
                 continue
             for b in range(width):
                 pairs, total = following[request, position - 1, b], outside

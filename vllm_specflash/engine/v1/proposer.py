@@ -28,6 +28,7 @@ from vllm_specflash.tree.sizing import Sizing
 from vllm_specflash.tree.step import Draft
 from vllm_specflash.triton_kernels.draft_attention import SpanTable
 from vllm_specflash.triton_kernels.find_copies import Copies
+from vllm_specflash.triton_kernels.loops import compile_loops
 
 logger = init_logger("vllm.specflash")
 
@@ -70,6 +71,7 @@ class SpecFlashProposer:
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Draft once for nobody, so that no request waits for what a first draft alone sets up."""
+        compile_loops()
         self.core.measure(1, 1)
 
     def forget(self, req_ids: set[str]) -> None:
