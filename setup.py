@@ -38,7 +38,7 @@ setup(
     package_dir={"vllm_specflash.triton_kernels": "triton_kernels"},
     # The demo's weights, which would be nearly all of it, are found in a checkout (lab/checkout.py).
     package_data={"vllm_specflash": ["py.typed"], "vllm_specflash.lab.inspection": ["page.html"]},
-    install_requires=["torch", "transformers>=5.16", "safetensors", "numpy", "typer>=0.19", "rich", "jinja2"],
+    install_requires=["torch", "transformers>=5.16", "safetensors", "numpy", "numba", "typer>=0.19", "rich", "jinja2"],
     extras_require={
         "cpu": CPU,
         "gpu": [f"vllm{VLLM_RANGE}"],

@@ -20,6 +20,7 @@ class _Loop:
         # Imported with the first loop: it takes half a second, and who drafts nothing has no need of it.
         from numba import njit
 
+        _answer_for_llvmlite()
         try:
             return njit(self.signatures, cache=True, error_model="numpy")(self.function)
         except RuntimeError:
@@ -51,3 +52,16 @@ def compile_loops() -> None:
     """Compile all that were imported so far, so that no request waits for it."""
     for loop in _loops:
         loop.machine_code  # noqa: B018
+
+
+def _answer_for_llvmlite() -> None:
+    """Let a process that has imported numba start engines.
+
+    vLLM's workers on CPUs (0.32) read the `__dict__` of whatever modules hold. llvmlite's handle of its library has none, and gives a C function
+    for any name that it is asked for.
+    """
+    from llvmlite.binding import ffi
+
+    functions = getattr(ffi.lib, "_fntab", None)
+    if isinstance(functions, dict):
+        functions["__dict__"] = {}

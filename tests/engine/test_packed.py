@@ -9,8 +9,10 @@ from torch import nn
 
 from vllm_specflash.draft import SpecFlashDraft
 from vllm_specflash.draft.core import DraftingCore
+from vllm_specflash.draft.head import Selector
 from vllm_specflash.draft.linear import linear_of
 from vllm_specflash.engine.packed import compute_by, pack
+from vllm_specflash.triton_kernels.loops import _loops
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -30,6 +32,26 @@ def test_a_packed_layer_computes_the_same(dtype, inside, out, bias):
         assert found.shape == expected.shape and found.dtype == dtype
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_and_selectors_compute_the_same(dtype, monkeypatch):
+    torch.manual_seed(0)
+    norm, selector = nn.RMSNorm(576, eps=1e-3), Selector(64, 32, 128)
+    for weight in (norm.weight, selector.token_weight, selector.out_weight):
+        nn.init.normal_(weight)
+    model = nn.ModuleList((norm, selector)).to(dtype).requires_grad_(False)
+    x, tokens, states = (torch.randn(*shape, dtype=dtype) for shape in ((3, 5, 576), (2, 4, 32, 64), (2, 5, 32)))
+    # Rows that lie apart, as a part of what was read.
+    x = 0.03 * x[:, ::2]
+    expected, selected = norm(x), selector(tokens, states)
+    pack(model)
+    with monkeypatch.context() as without:
+        without.setattr(nn.functional, "rms_norm", None)
+        without.setattr(nn.functional, "linear", None)
+        torch.testing.assert_close(norm(x), expected, rtol=1e-2, atol=1e-2)
+        assert norm(x[:0]).shape == (0, 3, 576)
+        torch.testing.assert_close(selector(tokens, states), selected, rtol=2e-2, atol=5e-2)
 
 
 def test_no_kernel_is_asked_about_no_rows():
@@ -59,12 +81,15 @@ def test_a_table_of_the_targets_is_not_packed_twice():
 
 @pytest.mark.parametrize("name", ["knowing", "random"])
 def test_an_engine_packs_what_its_draft_computes_with(llava, drafts, name, monkeypatch, tmp_path):
-    """And has drafted once before the first request comes; of the file that the weights came from it keeps nothing in memory."""
+    """And has compiled its loops and drafted once before the first request comes; of the file that the weights came from it keeps nothing in memory."""
     SpecFlashDraft.from_pretrained(drafts[name], dtype=torch.bfloat16).save_pretrained(tmp_path)
+    for loop in _loops:
+        vars(loop).pop("machine_code", None)
     measured, measure = [], DraftingCore.measure
     monkeypatch.setattr(DraftingCore, "measure", lambda core, *sizes: measured.append(sizes) or measure(core, *sizes))
     with engine(llava, tmp_path, dtype="bfloat16") as llm:
         assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+        assert all("machine_code" in vars(loop) for loop in _loops)
         draft, target = runner(llm).drafter.draft, runner(llm).model.get_language_model().lm_head
         assert hasattr(draft.model.fc, "cpu_linear") and hasattr(draft.model.head.down_proj, "cpu_linear")
         if draft.config.draft_vocab_size is None:

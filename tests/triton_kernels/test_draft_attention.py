@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from vllm_specflash.engine.spans import SpanBatch, Spans
 from vllm_specflash.triton_kernels import draft_attention as module
+from vllm_specflash.triton_kernels._addresses import addresses
 from vllm_specflash.triton_kernels.draft_attention import (
     SpanTable,
     draft_attention,
@@ -160,6 +161,13 @@ def test_nan_of_one_request_reaches_no_other(close):
     out = draft_attention(**args)
     assert out[0].isnan().all()
     close(out[1:], oracle(args, slots)[1:])
+
+
+def test_no_table_is_read_beyond_its_end():
+    tables, none = np.array([[7, 99]], np.int32), np.zeros((1, 0), np.int32)
+    slots, seen = np.zeros((1, 20), np.int64), np.zeros((1, 20), bool)
+    assert addresses(np.array([20], np.int32), tables[:, :1], 16, none, none, slots, seen)
+    assert seen.all() and (slots // 16 == 7).all()
 
 
 @pytest.mark.parametrize("extra", [0, 5])

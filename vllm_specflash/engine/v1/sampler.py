@@ -11,6 +11,7 @@ seeded answer is the one that plain vLLM gives, however long the drafts were.
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from vllm.v1.outputs import LogprobsTensors, SamplerOutput
@@ -142,17 +143,18 @@ class NodeSampler(RejectionSampler):
 
     def _walk(self, metadata: SpecDecodeMetadata, sampled: Tensor) -> Acceptance:
         """Tokens to emit [R, longest draft + 1], padded with -1, from the sampled token at every node [N]."""
-        ends = metadata.cu_num_sampled_tokens
-        bounds = torch.cat((ends.new_zeros(1), ends))
+        # On CPUs all of this is the host's; in numpy it takes a third of the time.
+        bounds = torch.from_numpy(np.append(np.int32(0), metadata.cu_num_sampled_tokens.numpy()))
         if self.trees is None:
             # vLLM warms the sampler up before there is a step, with chains: a node's parent is the one before it.
-            index = torch.arange(len(sampled), device=sampled.device)
+            index = torch.arange(len(sampled))
             parents = index - torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=len(sampled)) - 1
         else:
             parents = torch.from_numpy(self.trees.parents)
-        tokens = torch.full_like(sampled, -1)
         # The row before a draft's is another node of its tree, so this fills every row but the roots'.
-        tokens[metadata.target_logits_indices + 1] = metadata.draft_token_ids.long()
+        drafted = np.full(len(sampled), -1)
+        drafted[metadata.target_logits_indices.numpy() + 1] = metadata.draft_token_ids.numpy()
+        tokens = torch.from_numpy(drafted)
         if self.synthetic is not None:
             drawn = torch.rand(len(tokens), generator=self.chance)
             tokens, sampled = decide(tokens, parents, sampled, bounds, depths(parents, bounds), drawn, self.synthetic)
