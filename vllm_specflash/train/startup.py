@@ -39,12 +39,16 @@ def cpu_kv_cache(config, sequences: int, length: int, bytes_per_value: int = 2) 
     # vLLM itself needs psutil.
     import psutil
 
+    wanted = sequences * length * kv_bytes(config, bytes_per_value)
+    return {"kv_cache_memory_bytes": min(wanted, psutil.virtual_memory().available // 2)}
+
+
+def kv_bytes(config, bytes_per_value: int = 2) -> int:
+    """Of the KV cache, what a token takes, the draft's layer included; config as above."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    # One layer more, for the draft's.
-    per_token = 2 * (text.num_hidden_layers + 1) * heads * head_dim * bytes_per_value
-    return {"kv_cache_memory_bytes": min(sequences * length * per_token, psutil.virtual_memory().available // 2)}
+    return 2 * (text.num_hidden_layers + 1) * heads * head_dim * bytes_per_value
 
 
 def start_engine(log: Path, **arguments):

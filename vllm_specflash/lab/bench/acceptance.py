@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import AutoConfig
 
 from vllm_specflash.config import METHOD
 from vllm_specflash.lab.bench.engine import Engine
-from vllm_specflash.lab.bench.engine_setup import EngineSetup
+from vllm_specflash.lab.bench.engine_setup import GIB, EngineSetup
 from vllm_specflash.train.answers import Answer
 from vllm_specflash.train.simulate import Acceptance
+from vllm_specflash.train.startup import kv_bytes
 
 # Requests at a time; acceptance does not depend on it, only the time does.
 BATCH = 8
@@ -36,6 +38,12 @@ def uncut_drafts(draft: str, chain_length: int, tree_nodes: int | None = None, l
     }  # fmt: skip
 
 
+def kv_gib(target: str, max_model_len: int, dtype: str) -> float:
+    """GiB of KV cache that the longest answer has room in twice, at least one."""
+    bytes_per_value = 4 if dtype == "float32" else 2
+    return max(1.0, 2 * max_model_len * kv_bytes(AutoConfig.from_pretrained(target), bytes_per_value) / GIB)
+
+
 def measure_acceptance(
     target: str, drafts: dict, answers: list[Answer], max_model_len: int, log: Path, dtype: str = "bfloat16"
 ) -> Measured:
@@ -49,7 +57,7 @@ def measure_acceptance(
     """
     images = max((len(answer.prompt.image_paths) for answer in answers), default=0)
     setup = EngineSetup(
-        target, drafts, dtype, max_model_len, BATCH, enforce_eager=True, max_images=max(images, 1)
+        target, drafts, dtype, max_model_len, BATCH, kv_gib(target, max_model_len, dtype), enforce_eager=True, max_images=max(images, 1)
     )
     acceptance, identical = {}, 0
     max_tokens = max(len(answer.token_ids) for answer in answers)
