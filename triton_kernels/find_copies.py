@@ -36,7 +36,7 @@ class Copies(NamedTuple):
 def _find(texts, slots, ends, vocab_size, copied, lengths):
     for request in range(len(slots)):
         # A slot may hold no text at all.
-        end, best, longest = ends[request], 0, 0
+        end, best, longest = min(ends[request], texts.shape[1]), 0, 0
         text = texts[slots[request] if end > 1 else 0]
         for place in range(end - 2, -1, -1):
             matched = 0

@@ -23,13 +23,13 @@ class _Loop:
         _answer_for_llvmlite()
         try:
             return njit(self.signatures, cache=True, error_model="numpy")(self.function)
-        except RuntimeError:
-            # Nowhere to keep it: every process compiles anew.
+        except (RuntimeError, OSError):
+            # Nowhere to keep it, or no room: every process compiles anew.
             return njit(self.signatures, error_model="numpy")(self.function)
 
 
 def compiled(*signatures: str) -> Callable[[Callable], Callable]:
-    """Has a function of arrays and numbers compiled at its first call, and kept beside its file, or in the user's cache.
+    """Has a function of arrays and numbers compiled at its first call, and kept beside its file, or in the user's cache. It checks no bounds.
 
     Args:
         signatures: numba's, all of them: none is added while requests wait. `float32[:, :]` takes any strides, `float32[:, ::1]` contiguous rows.

@@ -34,3 +34,10 @@ def test_the_target_decides_on_children_of_accepted_nodes_alone():
     # Nodes 1, 3 and 4 of the tree were asked for; of the chain nothing is known but its length.
     assert chance.tolist() == [0.6, 0.3, 0.2]
     assert accepted.tolist() == [False, True, True]
+
+
+def test_walks_that_are_none_of_the_trees_are_no_memory_fault():
+    """What counts is that nothing is read or written outside, which compiled loops do not check."""
+    trees = StepTrees.of([TREE, Draft.chain(2)])
+    chance, _ = trees.observations(np.array([9, 1]), np.array([[1 << 40, 3], [70, -1]]).astype(np.int32))
+    assert len(chance) <= len(trees.parents)

@@ -52,6 +52,12 @@ def test_the_latest_of_equal_matches_a_longer_one_before_it_and_a_text_that_repe
     assert run(find_copies, [[2] * 40, [200, 6, 200], [3], []], 2) == [([2, 2], LONGEST), ([6, 99], 1), ([-1, -1], 0), ([-1, -1], 0)]
 
 
+def test_on_cpus_a_text_ends_where_its_slot_does():
+    slots, ends = torch.tensor([0]), torch.tensor([5])
+    table = torch.tensor([[1, 2, 1, 9, 9]], dtype=torch.int32)
+    assert find_copies_torch(table[:, :3], slots, ends, 2, VOCABULARY).tokens.tolist() == [[2, 1]]
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("depth", [1, 5, 16])
 def test_kernel_agrees_with_torch_path(on_device, depth):

@@ -36,6 +36,22 @@ def test_where_nothing_can_be_kept_it_is_compiled_all_the_same():
     assert names["twice"](21) == 42
 
 
+def test_on_a_full_disk_too(monkeypatch):
+    from numba.core.caching import FunctionCache
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FunctionCache, "save_overload", full)
+    monkeypatch.setattr(FunctionCache, "load_overload", lambda *arguments: None)
+
+    @compiled("int64(int64)")
+    def thrice(n):
+        return 3 * n
+
+    assert thrice(14) == 42
+
+
 def test_a_process_with_loops_starts_engines():
     """vLLM's workers on CPUs look into whatever modules hold."""
     code = """

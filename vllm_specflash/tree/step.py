@@ -118,8 +118,9 @@ def _observe(counts, parents, chances, lengths, nodes, said, taken):
     for request in range(len(counts)):
         accepted = np.zeros(counts[request], np.bool_)
         accepted[0] = True
-        for level in range(lengths[request]):
-            accepted[nodes[request, level]] = True
+        for level in range(min(lengths[request], nodes.shape[1])):
+            # Nothing here checks bounds.
+            accepted[min(nodes[request, level], counts[request] - 1)] = True
         for node in range(1, counts[request]):
             chance = chances[first + node]
             # NaN where the draft said nothing.
