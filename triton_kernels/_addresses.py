@@ -14,7 +14,7 @@ def addresses(visible, block_table, block_size, starts, hidden, slots, seen):
     """
     everything = True
     for request in range(len(visible)):
-        span, before, count = 0, 0, min(int(visible[request]), slots.shape[1])
+        span, before, count = 0, 0, max(0, min(int(visible[request]), slots.shape[1]))
         for column in range(count):
             while span < starts.shape[1] and starts[request, span] <= column:
                 before += hidden[request, span]

@@ -23,8 +23,8 @@ class _Loop:
         _answer_for_llvmlite()
         try:
             return njit(self.signatures, cache=True, error_model="numpy")(self.function)
-        except (RuntimeError, OSError):
-            # Nowhere to keep it, or no room: every process compiles anew.
+        except Exception:
+            # Nowhere to keep it, no room, or what was kept is damaged: this process compiles for itself.
             return njit(self.signatures, error_model="numpy")(self.function)
 
 

@@ -49,7 +49,7 @@ def _mix(tokens, first, following, copied, matched, weights, out_tokens, out_fir
                     out_following[request, level - 1, b, c] = following[request, level - 1, b, c] if level < levels else np.float32(0)
         length, right, before = matched[request], np.float32(1), 0
         for level in range(copied.shape[1] if length else 0):
-            weight = weights[min(length + level, LONGEST)]
+            weight = weights[min(length + level, len(weights) - 1)]
             right *= weight
             if level >= levels and right < np.float32(WORTH):
                 weight = np.float32(0)

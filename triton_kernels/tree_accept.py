@@ -33,6 +33,8 @@ def tree_accept_torch(
 ) -> Acceptance:
     """The path for CPUs."""
     requests = len(cu_nodes) - 1
+    if len(cu_nodes) and not len(tokens) == len(parents) == len(sampled) >= int(cu_nodes[-1]):
+        raise IndexError(f"{int(cu_nodes[-1])} nodes, but {len(tokens)} tokens, {len(parents)} parents and {len(sampled)} sampled tokens.")
     out = Acceptance(
         torch.empty(requests, dtype=torch.int32),
         torch.full((requests, max_num_nodes - 1), -1, dtype=torch.int32),

@@ -168,6 +168,8 @@ def test_no_table_is_read_beyond_its_end():
     slots, seen = np.zeros((1, 20), np.int64), np.zeros((1, 20), bool)
     assert addresses(np.array([20], np.int32), tables[:, :1], 16, none, none, slots, seen)
     assert seen.all() and (slots // 16 == 7).all()
+    assert not addresses(np.array([-3], np.int32), tables, 16, none, none, slots, seen)
+    assert not seen.any() and not slots.any()
 
 
 @pytest.mark.parametrize("extra", [0, 5])

@@ -36,14 +36,17 @@ def test_where_nothing_can_be_kept_it_is_compiled_all_the_same():
     assert names["twice"](21) == 42
 
 
-def test_on_a_full_disk_too(monkeypatch):
+@pytest.mark.parametrize(
+    "step, error", [("save_overload", OSError(28, "No space left on device")), ("load_overload", EOFError("Ran out of input"))]
+)
+def test_on_a_full_disk_and_from_damaged_files_too(step, error, monkeypatch):
     from numba.core.caching import FunctionCache
 
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
+    def fails(*arguments):
+        raise error
 
-    monkeypatch.setattr(FunctionCache, "save_overload", full)
     monkeypatch.setattr(FunctionCache, "load_overload", lambda *arguments: None)
+    monkeypatch.setattr(FunctionCache, step, fails)
 
     @compiled("int64(int64)")
     def thrice(n):

@@ -1,4 +1,4 @@
-"""What the engine learns of its draft's chances is what tree/calibration.py makes of the same observations, on V1's numpy path."""
+"""What the engine learns of its draft's chances is what tree/calibration.py makes of the same observations, on V1's path."""
 
 import numpy as np
 import pytest

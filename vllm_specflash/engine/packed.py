@@ -12,16 +12,19 @@ from torch import Tensor, nn
 from vllm_specflash.draft.head import Selector
 from vllm_specflash.draft.linear import linear_of
 
+# Numbers that vLLM's kernel of a norm takes at a time; other widths than multiples of it are refused there.
+VECTOR = 16
+
 
 def pack(module: nn.Module) -> None:
     """Have all layers in a module on a CPU, itself included, compute so. The weights of every nn.Linear are empty afterwards."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             _pack(layer)
-        elif isinstance(layer, nn.RMSNorm) and hasattr(torch.ops._C, "rms_norm"):
+        elif isinstance(layer, nn.RMSNorm) and hasattr(torch.ops._C, "rms_norm") and layer.weight.numel() % VECTOR == 0:
             _fuse(layer)
         elif isinstance(layer, Selector):
-            layer.of_tokens, layer.of_seen = (_packed(weight.data) for weight in (layer.token_weight, layer.out_weight))
+            layer.of_tokens, layer.of_seen = (_packed(weight.data.clone()) for weight in (layer.token_weight, layer.out_weight))
 
 
 def unmap(module: nn.Module) -> None:

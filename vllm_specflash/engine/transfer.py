@@ -1,4 +1,4 @@
-"""Copies from the host to the engine's device that the host does not wait for."""
+"""From the host to the engine's device, without the host waiting for it."""
 
 import numpy as np
 import torch

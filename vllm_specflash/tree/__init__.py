@@ -1,1 +1,1 @@
-"""Shape and size of candidate trees; a chain is the narrowest tree. Imports neither vLLM nor torch."""
+"""Shape and size of candidate trees; a chain is the narrowest tree. Imports no vLLM."""

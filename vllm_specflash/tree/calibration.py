@@ -38,15 +38,17 @@ class Calibration:
 
 @compiled("void(float64[:], boolean[:], float64[:], float64[:], float64[:])")
 def _take_in(chance, accepted, expected, taken, ratio):
+    # Kept machine code holds what other files' constants were: the arrays say how many bins there are.
+    bins = len(expected)
     expected *= DECAY
     taken *= DECAY
     for said, yes in zip(chance, accepted):
-        place = min(int(said * BINS), BINS - 1)
+        place = max(min(int(said * bins), bins - 1), 0)
         expected[place] += said
         taken[place] += yes
-    for place in range(BINS):
+    for place in range(bins):
         ratio[place] = (taken[place] + PRIOR) / (expected[place] + PRIOR)
-    ratio[BINS] = ratio[BINS - 1]
+    ratio[bins] = ratio[bins - 1]
 
 
 class DeviceCalibration:

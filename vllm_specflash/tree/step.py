@@ -116,11 +116,12 @@ def _observe(counts, parents, chances, lengths, nodes, said, taken):
     """Fills said and taken, and returns how many there are."""
     first, observed = 0, 0
     for request in range(len(counts)):
-        accepted = np.zeros(counts[request], np.bool_)
+        accepted = np.zeros(max(counts[request], 1), np.bool_)
         accepted[0] = True
         for level in range(min(lengths[request], nodes.shape[1])):
             # Nothing here checks bounds.
-            accepted[min(nodes[request, level], counts[request] - 1)] = True
+            if 0 < nodes[request, level] < counts[request]:
+                accepted[nodes[request, level]] = True
         for node in range(1, counts[request]):
             chance = chances[first + node]
             # NaN where the draft said nothing.
