@@ -54,6 +54,13 @@ def test_norms_and_selectors_compute_the_same(dtype, monkeypatch):
         torch.testing.assert_close(selector(tokens, states), selected, rtol=2e-2, atol=5e-2)
 
 
+def test_a_norm_that_vllm_has_no_kernel_for_stays_torchs():
+    norm, x = nn.RMSNorm(36).requires_grad_(False), torch.randn(2, 36)
+    expected = norm(x)
+    pack(norm)
+    torch.testing.assert_close(norm(x), expected)
+
+
 def test_no_kernel_is_asked_about_no_rows():
     """One of them ends the process then. More than two dimensions not every release flattens itself."""
     asked = []

@@ -70,6 +70,11 @@ def test_root_alone_emits_the_bonus_token():
     assert result.lengths.tolist() == [0] and result.nodes.shape == (1, 0) and result.tokens.tolist() == [[5]]
 
 
+def test_tables_that_say_otherwise_than_each_other_are_refused_on_cpus():
+    with pytest.raises(IndexError, match="4 nodes, but 3 tokens, 3 parents and 3 sampled tokens"):
+        tree_accept(torch.zeros(3).long(), torch.tensor([-1, 0, 1]), torch.zeros(3).long(), torch.tensor([0, 4]), 4)
+
+
 def test_first_of_equal_siblings_counts():
     tree = [-1, 0, 0, 2], [9, 5, 5, 6], [5, 1, 6, 1]
     assert tree_accept(**flatten([tree]), max_num_nodes=4).nodes.tolist() == [[1, -1, -1]]
