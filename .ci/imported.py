@@ -16,7 +16,7 @@ for name in names:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         # Another package is not here; one of our own would be a fault.
-        if error.name.startswith("vllm_specflash"):
+        if error.name is None or error.name.startswith("vllm_specflash"):
             raise
         wanted[error.name.split(".")[0]] += 1
 

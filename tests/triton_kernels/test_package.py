@@ -34,6 +34,18 @@ def test_commands_in_a_checkout_hide_it_from_vllm():
 
 
 @pytest.mark.parent
+def test_an_installed_package_hides_nothing(tmp_path):
+    """Beside a package of that name that is not ours: there the folder above is site-packages."""
+    package = Path(vllm_specflash.__file__).parent
+    for name in ("vllm_specflash/__init__.py", "vllm_specflash/lab/__init__.py", "triton_kernels/__init__.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((package.parent / name).read_text() if "vllm" in name else "")
+    code = f"import vllm_specflash.lab as lab, sys; assert lab.__file__.startswith({str(tmp_path)!r}); import triton_kernels"
+    run = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, cwd="/", capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.parent
 def test_torch_paths_work_without_triton():
     code = """
 import sys

@@ -8,5 +8,7 @@ import sys
 from pathlib import Path
 
 # `python -m` in a checkout puts its root on sys.path, where vLLM finds our triton_kernels/ and reports that it cannot be imported.
+# Where the package is installed, that folder is site-packages and stays.
 _ROOT = Path(__file__).resolve().parents[2]
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
+if (_ROOT / "triton_kernels" / "loops.py").is_file():
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
