@@ -15,11 +15,8 @@ REQUESTS, STEPS = 8, 400
 
 def _trees(parents: list[int]) -> Trees:
     """Of every request."""
-    bits = [0]
-    for node, parent in enumerate(parents):
-        bits.append(bits[parent + 1] | 2 << node)
     nothing = np.zeros((REQUESTS, len(parents)))
-    return Trees(np.tile(parents, (REQUESTS, 1)), nothing, nothing, nothing, nothing, np.tile(bits[1:], (REQUESTS, 1)))
+    return Trees(np.tile(parents, (REQUESTS, 1)), nothing, nothing, nothing, nothing)
 
 
 # Half of all first tokens are taken, and a quarter of all second ones.

@@ -75,6 +75,13 @@ def test_tables_that_say_otherwise_than_each_other_are_refused_on_cpus():
         tree_accept(torch.zeros(3).long(), torch.tensor([-1, 0, 1]), torch.zeros(3).long(), torch.tensor([0, 4]), 4)
 
 
+def test_counters_grow_by_trees_their_tokens_and_paths_that_lie_elsewhere():
+    in_place, aside = ([-1, 0, 1], [9, 5, 6], [5, 6, 7]), ([-1, 0, 0, 2], [9, 4, 5, 6], [5, 1, 6, 1])
+    counters = torch.tensor([10, 10, 10])
+    tree_accept(**flatten([in_place, aside, ([-1], [9], [5])]), max_num_nodes=4, counters=counters)
+    assert counters.tolist() == [12, 16, 11]
+
+
 def test_first_of_equal_siblings_counts():
     tree = [-1, 0, 0, 2], [9, 5, 5, 6], [5, 1, 6, 1]
     assert tree_accept(**flatten([tree]), max_num_nodes=4).nodes.tolist() == [[1, -1, -1]]

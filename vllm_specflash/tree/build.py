@@ -25,7 +25,6 @@ class Trees:
         candidate: [Q, n] which candidate of its depth's position a node is.
         chance: [Q, n] that a node is accepted with all before it, descending; 0 where there is no node.
         conditional: [Q, n] the same given that its parent is, as the tables say it: uncalibrated.
-        ancestors: [Q, n] int64: bit j + 1 set if node j is an ancestor or the node itself; bit 0 is the root's.
     """
 
     parent: np.ndarray
@@ -33,12 +32,11 @@ class Trees:
     candidate: np.ndarray
     chance: np.ndarray
     conditional: np.ndarray
-    ancestors: np.ndarray
 
     @classmethod
     def of(cls, tree: BestTree) -> "Trees":
         """On the host."""
-        parts = (tree.parents, tree.depth, tree.candidate, tree.chance, tree.conditional, tree.ancestors[:, 1:])
+        parts = (tree.parents, tree.depth, tree.candidate, tree.chance, tree.conditional)
         return cls(*(part.cpu().numpy() for part in parts))
 
     @property

@@ -88,46 +88,35 @@ def best_sizes(
         return Sizes((chances > 0).sum(axis=1), np.inf)
     lengths = np.zeros(len(chances), np.int64)
     starts_path = np.zeros(chances.shape, bool) if starts_path is None else starts_path
-    emitted, seconds, plain = _best(
-        np.asarray(chances, np.float64), starts_path, requests, cost.sizes, cost.seconds, cost.side_path_seconds, draft_seconds, lengths
+    seconds = cost(requests + np.arange(chances.size + 1))
+    emitted, verifying = _best(
+        np.asarray(chances, np.float64), starts_path, requests, seconds, cost.side_path_seconds, draft_seconds, lengths
     )
-    plain = _whole(plain, overhead.plain)
-    drafted = (_whole(seconds, overhead.verifying) if lengths.any() else plain) + draft_seconds
+    plain = _whole(seconds[0], overhead.plain)
+    drafted = (_whole(verifying, overhead.verifying) if lengths.any() else plain) + draft_seconds
     return Sizes(lengths, float((emitted / drafted) / (requests / plain)))
 
 
-@compiled("UniTuple(float64, 3)(float64[:, :], boolean[:, :], int64, int64[:], float64[:], float64, float64, int64[::1])")
-def _best(chances, starts_path, requests, sizes, seconds, side_path_seconds, draft_seconds, lengths):
-    """Fills lengths [Q], and says what is then emitted, in how many seconds beside draft_seconds, and in how many nothing drafted is."""
-    width, last = chances.shape[1], len(sizes) - 1
+@compiled("UniTuple(float64, 2)(float64[:, :], boolean[:, :], int64, float64[:], float64, float64, int64[::1])")
+def _best(chances, starts_path, requests, seconds, side_path_seconds, draft_seconds, lengths):
+    """Fills lengths [Q], and says what is then emitted, and in how many seconds beside draft_seconds; seconds: by drafted tokens."""
+    width = chances.shape[1]
     # Stable: among equals of one draft, the earlier token first.
     order = np.argsort(-chances.flatten(), kind="mergesort")
-    plain, best_emitted, best_seconds, best_count = 0.0, 0.0, 0.0, 0
-    emitted, side_paths, step = float(requests), 0.0, 0
-    for count in range(len(order) + 1):
-        if count:
-            row, token = divmod(order[count - 1], width)
-            if not chances[row, token] > 0:
-                break
-            emitted += chances[row, token]
-            side_paths += side_path_seconds * starts_path[row, token]
-        # As StepCost says.
-        tokens = requests + count
-        while step < last and sizes[step + 1] < tokens:
-            step += 1
-        taken = seconds[step]
-        if last and tokens > sizes[step]:
-            low = min(step, last - 1)
-            slope = (seconds[low + 1] - seconds[low]) / (sizes[low + 1] - sizes[low])
-            taken += slope * (tokens - sizes[step])
-        if not count:
-            plain = taken
-        taken += side_paths
-        if not count or emitted / (taken + draft_seconds) > best_emitted / (best_seconds + draft_seconds):
+    emitted, side_paths = float(requests), 0.0
+    best_emitted, best_seconds, best_count = emitted, seconds[0], 0
+    for count in range(1, len(order) + 1):
+        row, token = divmod(order[count - 1], width)
+        if not chances[row, token] > 0:
+            break
+        emitted += chances[row, token]
+        side_paths += side_path_seconds * starts_path[row, token]
+        taken = seconds[count] + side_paths
+        if emitted / (taken + draft_seconds) > best_emitted / (best_seconds + draft_seconds):
             best_emitted, best_seconds, best_count = emitted, taken, count
     for rank in range(best_count):
         lengths[order[rank] // width] += 1
-    return best_emitted, best_seconds, plain
+    return best_emitted, best_seconds
 
 
 def _whole(foreseen: float, overhead: float) -> float:
